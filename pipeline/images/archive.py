@@ -1,0 +1,128 @@
+"""The competition's archives: which image and mask lies where in a zip, and reading them without unpacking.
+
+In: a zip in Kaggle's layout, `[folders/]<image_id>/images/<name>.png` and `[folders/]<image_id>/masks/<mask_id>.png`.
+Out: an index of `ArchiveImage`s and the bytes of an entry. An archive is untrusted: nothing is ever written to a path
+that it names, and an entry that could do harm ends in an `InputError`.
+"""
+
+import re
+import stat
+import unicodedata
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import InputError
+
+_ENTRY = re.compile(r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)\.png", re.IGNORECASE | re.DOTALL)
+_ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
+
+
+@dataclass(frozen=True)
+class ArchiveImage:
+    """One image of an archive: its id, its entry, and its masks' entries in the order of their names."""
+
+    image_id: str
+    image_entry: str
+    mask_entries: tuple[str, ...]
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Open the zip at `path`.
+
+    Raises:
+        InputError: the file is missing, or is no whole zip.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such archive; get it with `python -m pipeline fetch`, or set data.dir, data.train and data.test"
+        ) from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a whole zip file ({error}); download it again") from error
+
+
+def read_entry(archive: zipfile.ZipFile, entry: str) -> bytes:
+    """Return the bytes of `entry`, checked against its CRC.
+
+    Raises:
+        InputError: the entry is damaged.
+    """
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise InputError(f"{archive.filename}: {entry}: damaged ({error}); download the archive again") from error
+
+
+def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bool) -> list[ArchiveImage]:
+    """Find the images of an archive, sorted by image_id; entries outside the layout (a README) are passed over.
+
+    `labelled` says that masks belong to the images; without it masks are ignored, as in a test set.
+
+    Raises:
+        InputError: an entry is encrypted, a link, twice there or leads out of its folder; two images have one id; a
+            mask has no image; an image has no mask while `allow_unlabelled` is false; there is no image at all.
+    """
+    images: dict[str, str] = {}
+    masks: dict[str, list[str]] = {}
+    for entry in _checked_entries(archive):
+        match = _ENTRY.fullmatch(entry)
+        if match is None or "__MACOSX" in entry or match["name"].startswith("."):
+            continue
+        image_id = match["image_id"]
+        if match["kind"].lower() == "masks":
+            masks.setdefault(image_id, []).append(entry)
+        elif image_id in images:
+            raise InputError(
+                f"{archive.filename}: two images with the id {image_id}: {images[image_id]} and {entry}; remove one"
+            )
+        else:
+            images[image_id] = entry
+    if not images:
+        raise InputError(
+            f"{archive.filename}: no entry of the form <image_id>/images/<image_id>.png; is it the right archive?"
+        )
+    if not labelled:
+        masks = {}
+    _check_labels(archive, images, masks, labelled and not allow_unlabelled)
+    return [
+        ArchiveImage(image_id, images[image_id], tuple(sorted(masks.get(image_id, ())))) for image_id in sorted(images)
+    ]
+
+
+def _check_labels(
+    archive: zipfile.ZipFile, images: dict[str, str], masks: dict[str, list[str]], required: bool
+) -> None:
+    stray = sorted(masks.keys() - images.keys())
+    if stray:
+        raise InputError(f"{archive.filename}: {masks[stray[0]][0]}: a mask without an image; remove it or add the image")
+    bare = sorted(images.keys() - masks.keys())
+    if required and bare:
+        raise InputError(
+            f"{archive.filename}: {images[bare[0]]}: no masks ({len(bare)} such images); "
+            "set data.allow_unlabelled to true to take them as images without nuclei"
+        )
+
+
+def _checked_entries(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of all files in the archive after refusing what an honest archive never has."""
+    seen: dict[str, str] = {}
+    for info in archive.infolist():
+        name = info.filename
+        where = f"{archive.filename}: {name!r}"
+        if "\\" in name or name.startswith("/") or ".." in PurePosixPath(name).parts or re.match(r"[A-Za-z]:", name):
+            raise InputError(f"{where}: leads out of the archive's folder; do not trust this archive")
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise InputError(f"{where}: a control character in the name; rename the entry")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise InputError(f"{where}: a symbolic link; store the file itself")
+        if info.flag_bits & _ENCRYPTED:
+            raise InputError(f"{where}: encrypted; unpack it with its password and zip it anew")
+        # Names that one file system takes for two and another for one.
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            raise InputError(f"{where}: the same name as {seen[key]!r}; remove one")
+        seen[key] = name
+    return [name for name in seen.values() if not name.endswith("/")]

@@ -1,0 +1,161 @@
+"""An archive to a prepared split: a pack of images and label maps, a table of images, a table of problems.
+
+In: a competition zip. Out: `images.npz`, `table.csv`, `problems.csv` in one folder. Images are decoded in processes,
+each of which reads the zip itself; at most a few per process are in memory at a time.
+"""
+
+import itertools
+import multiprocessing
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
+from pipeline.images.image_type import classify_image_type
+from pipeline.images.raw import Problem, crop_mask, decode_image, merge_masks, to_rgb
+from pipeline.images.store import PackWriter
+from pipeline.params import DataParams
+from pipeline.progress import track
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TABLE_COLUMNS = {
+    "image_id": str,
+    "height": int,
+    "width": int,
+    "nuclei": int,
+    "median_area_px": float,
+    "image_type": str,
+    "empty_masks": int,
+    "overlap_px": int,
+    "covered_masks": int,
+    "dropped_specks": int,
+    "fragments": int,
+    "filled_holes": int,
+}
+PROBLEM_COLUMNS = ("image_id", "mask_id", "problem", "value", "handling")
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One image, ready to be stored: (H, W, 3) uint8, (H, W) uint16 or None in a test set, and its row."""
+
+    image_id: str
+    image: NDArray[np.uint8]
+    label_map: NDArray[np.uint16] | None
+    row: dict[str, Any]
+    problems: list[Problem]
+
+
+def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool, params: DataParams) -> PreparedImage:
+    """Read one image and its masks.
+
+    Raises:
+        InputError: a file does not decode, or a mask's size is not its image's.
+    """
+    image = to_rgb(decode_image(read_entry(archive, entry.image_entry), entry.image_entry, params.max_pixels))
+    label_map, problems = None, []
+    if labelled:
+        masks = (_read_mask(archive, name, image.shape[:2], params) for name in entry.mask_entries)
+        label_map, problems = merge_masks(masks, image.shape[:2], params.min_fragment_px)
+    areas = np.bincount(label_map.ravel())[1:] if label_map is not None else np.zeros(0, int)
+    found = {kind: [p.value for p in problems if p.problem == kind] for kind in {p.problem for p in problems}}
+    row = {
+        "image_id": entry.image_id,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "nuclei": len(areas),
+        "median_area_px": float(np.median(areas)) if len(areas) else 0.0,
+        "image_type": classify_image_type(image),
+        "empty_masks": len(found.get("empty", ())),
+        "overlap_px": sum(found.get("overlap", ())),
+        "covered_masks": len(found.get("covered", ())),
+        "dropped_specks": len(found.get("speck", ())),
+        "fragments": len(found.get("fragment", ())),
+        "filled_holes": len(found.get("hole", ())),
+    }
+    return PreparedImage(entry.image_id, image, label_map, row, problems)
+
+
+def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Any:
+    array = decode_image(read_entry(archive, name), name, params.max_pixels)
+    if array.shape[:2] != shape:
+        raise InputError(
+            f"{archive.filename}: {name}: a mask of {array.shape[0]} x {array.shape[1]} px "
+            f"for an image of {shape[0]} x {shape[1]} px; replace the mask"
+        )
+    return crop_mask(array, name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+
+
+def prepare_archive(path: Path | None, folder: Path, labelled: bool, params: DataParams) -> pd.DataFrame:
+    """Write the split in the archive at `path` (None: an empty split) to `folder`, and return its table.
+
+    Raises:
+        InputError: the archive or anything in it has a structural fault.
+    """
+    rows, problems = [], []
+    with PackWriter(folder / "images.npz") as pack:
+        for prepared in _prepare_all(path, labelled, params) if path else ():
+            pack.add(f"{prepared.image_id}.image", prepared.image)
+            if prepared.label_map is not None:
+                pack.add(f"{prepared.image_id}.label_map", prepared.label_map)
+            rows.append(prepared.row)
+            problems += [(prepared.image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
+    table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
+    table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
+    pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS)).to_csv(
+        folder / "problems.csv", index=False, lineterminator="\n"
+    )
+    return table
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """Read the `table.csv` of a prepared split. Ids stay text, also where they look like numbers."""
+    return pd.read_csv(folder / "table.csv", dtype=TABLE_COLUMNS, keep_default_na=False)
+
+
+def _prepare_all(path: Path, labelled: bool, params: DataParams) -> Iterator[PreparedImage]:
+    with open_archive(path) as archive:
+        entries = index_archive(archive, labelled, params.allow_unlabelled)
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(params.workers, context) as pool:
+        jobs = ((path, entry, labelled, params) for entry in entries)
+        results = map_in_order(pool, _prepare_job, jobs, window=4 * params.workers)
+        yield from track(results, f"prepare {path.name}", len(entries))
+
+
+@lru_cache(maxsize=1)
+def _open_once(path: Path) -> zipfile.ZipFile:
+    """Keep the archive open between the jobs of a process: its directory has an entry per mask."""
+    return open_archive(path)
+
+
+def _prepare_job(job: tuple[Path, ArchiveImage, bool, DataParams]) -> PreparedImage:
+    path, entry, labelled, params = job
+    return prepare_image(_open_once(path), entry, labelled, params)
+
+
+def map_in_order(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], window: int
+) -> Iterator[Result]:
+    """Yield function(item) in the order of `items`, with at most `window` results waiting, so memory stays bounded."""
+    waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in itertools.islice(items, window))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
