@@ -4,16 +4,12 @@ In: a competition zip. Out: `images.npz`, `table.csv`, `problems.csv` in one fol
 each of which reads the zip itself; at most a few per process are in memory at a time.
 """
 
-import itertools
-import multiprocessing
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,27 +20,10 @@ from pipeline.images.archive import ArchiveImage, index_archive, open_archive, r
 from pipeline.images.image_type import classify_image_type
 from pipeline.images.raw import Problem, crop_mask, decode_image, merge_masks, to_rgb
 from pipeline.images.store import PackWriter
+from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
+from pipeline.parallel import map_in_order
 from pipeline.params import DataParams
 from pipeline.progress import track
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-TABLE_COLUMNS = {
-    "image_id": str,
-    "height": int,
-    "width": int,
-    "nuclei": int,
-    "median_area_px": float,
-    "image_type": str,
-    "empty_masks": int,
-    "overlap_px": int,
-    "covered_masks": int,
-    "dropped_specks": int,
-    "fragments": int,
-    "filled_holes": int,
-}
-PROBLEM_COLUMNS = ("image_id", "mask_id", "problem", "value", "handling")
 
 
 @dataclass(frozen=True)
@@ -120,19 +99,11 @@ def prepare_archive(path: Path | None, folder: Path, labelled: bool, params: Dat
     return table
 
 
-def read_table(folder: Path) -> pd.DataFrame:
-    """Read the `table.csv` of a prepared split. Ids stay text, also where they look like numbers."""
-    return pd.read_csv(folder / "table.csv", dtype=TABLE_COLUMNS, keep_default_na=False)
-
-
 def _prepare_all(path: Path, labelled: bool, params: DataParams) -> Iterator[PreparedImage]:
     with open_archive(path) as archive:
         entries = index_archive(archive, labelled, params.allow_unlabelled)
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(params.workers, context) as pool:
-        jobs = ((path, entry, labelled, params) for entry in entries)
-        results = map_in_order(pool, _prepare_job, jobs, window=4 * params.workers)
-        yield from track(results, f"prepare {path.name}", len(entries))
+    jobs = [(path, entry, labelled, params) for entry in entries]
+    yield from track(map_in_order(_prepare_job, jobs, params.workers), f"prepare {path.name}", len(jobs))
 
 
 @lru_cache(maxsize=1)
@@ -146,16 +117,14 @@ def _prepare_job(job: tuple[Path, ArchiveImage, bool, DataParams]) -> PreparedIm
     return prepare_image(_open_once(path), entry, labelled, params)
 
 
-def map_in_order(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Iterator[Item], window: int
-) -> Iterator[Result]:
-    """Yield function(item) in the order of `items`, with at most `window` results waiting, so memory stays bounded."""
-    waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in itertools.islice(items, window))
-    try:
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-            yield result
-    finally:
-        for future in waiting:
-            future.cancel()
+def read_sizes(path: Path, max_pixels: int) -> dict[str, tuple[int, int]]:
+    """Return image_id -> (height, width) of a test archive's images, in px.
+
+    Raises:
+        InputError: the archive or an image of it has a structural fault.
+    """
+    with open_archive(path) as archive:
+        return {
+            entry.image_id: decode_image(read_entry(archive, entry.image_entry), entry.image_entry, max_pixels).shape[:2]
+            for entry in index_archive(archive, labelled=False, allow_unlabelled=True)
+        }

@@ -1,0 +1,174 @@
+"""Augmentation on the device: one warp and one colour map per image, for a whole batch at once.
+
+In: a batch of tiles and label maps on any device. Out: crops of them, of floats in [0, 1] and whole ids. Every
+parameter is drawn per image from the generator that is passed in, on the batch's device; nothing waits for the device.
+
+The geometry (flips, quarter turns, rotation, zoom, shear, shift, elastic deformation) is composed into one sampling
+grid: the image is interpolated once and the ids, taken at the nearest pixel, stay ids. The linear part of the colours
+(brightness, contrast, mixing, grey, inversion, channel order) is composed into one 3 x 4 matrix per image.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.params import AugmentParams, ElasticParams
+
+# Weights of red, green and blue in luminance: ITU-R BT.601.
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+class Draw(NamedTuple):
+    """The source of randomness of one batch: its size, its device, and the generator there."""
+
+    batch: int
+    device: torch.device
+    generator: torch.Generator | None
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, uniform in [low, high)."""
+        values = torch.rand(self.batch, *shape, device=self.device, generator=self.generator)
+        return low + (high - low) * values
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, standard normal."""
+        return torch.randn(self.batch, *shape, device=self.device, generator=self.generator)
+
+    def chance(self, probability: float) -> Tensor:
+        """Return (B,) float32, 1 with the given probability, else 0."""
+        return (self.uniform(0, 1) < probability).float()
+
+
+def augment_batch(
+    images: Tensor, label_maps: Tensor, crop_px: int, params: AugmentParams, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Warp and recolour a batch.
+
+    Args:
+        images: (B, 3, T, T) uint8, RGB.
+        label_maps: (B, T, T) integer ids.
+        crop_px: side of the output; the window lies in the middle of the tile, and what it reaches beyond is mirrored.
+        params: strengths; a strength of 0 leaves an effect out.
+        generator: of the batch's device; None draws from the device's default one.
+
+    Returns:
+        images (B, 3, C, C) float32 in [0, 1] and label_maps (B, C, C) float32 of whole ids (bf16 ends at id 256).
+    """
+    draw = Draw(images.shape[0], images.device, generator)
+    tile_px = images.shape[-1]
+    grid = _displace(_affine_grid(draw, crop_px, params), draw, params.elastic) * (2.0 / tile_px)
+    floats = images.float() / 255.0
+    warped = F.grid_sample(floats, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    ids = F.grid_sample(
+        label_maps.unsqueeze(1).float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    return _recolour(warped, draw, params), ids.squeeze(1)
+
+
+def crop_batch(images: Tensor, label_maps: Tensor, crop_px: int) -> tuple[Tensor, Tensor]:
+    """Cut the middle of the tiles without augmentation; arguments and results as in `augment_batch`."""
+    first = (images.shape[-1] - crop_px) // 2
+    window = slice(first, first + crop_px)
+    return images[..., window, window].float() / 255.0, label_maps[..., window, window].float()
+
+
+def _affine_grid(draw: Draw, crop_px: int, params: AugmentParams) -> Tensor:
+    """Return (B, C, C, 2) float32: where each output pixel is taken from, as (x, y) px from the tile's middle.
+
+    The matrix is zoom * rotation * shear * symmetry, so a shear is the same along both axes of the tile.
+    """
+    angle = draw.uniform(-1, 1) * math.radians(params.rotation_deg)
+    zoom = torch.exp2(draw.uniform(-1, 1) * params.log2_scale)
+    shear = torch.tan(draw.uniform(-1, 1) * math.radians(params.shear_deg))
+    shift = draw.uniform(-1, 1, 2) * params.translation_px
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    matrix = torch.stack([cos, -sin + shear * cos, sin, cos + shear * sin], dim=1).view(-1, 2, 2)
+    if params.flips:
+        matrix = matrix @ _square_symmetry(draw)
+    axis = torch.arange(crop_px, device=draw.device) - (crop_px - 1) / 2.0
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(1, -1, 2)
+    grid = points @ matrix.transpose(1, 2) + shift[:, None]
+    return grid.view(-1, crop_px, crop_px, 2)
+
+
+def _square_symmetry(draw: Draw) -> Tensor:
+    """Return (B, 2, 2) float32: one of the eight symmetries of the square each, all equally likely.
+
+    A symmetry is a choice of two signs and of whether the axes change places.
+    """
+    signs = (draw.uniform(0, 1, 2) < 0.5).float() * 2 - 1
+    swap = draw.chance(0.5)[:, None]
+    columns = torch.cat([1 - swap, swap], dim=1)
+    return torch.stack([columns * signs[:, :1], columns.flip(1) * signs[:, 1:]], dim=1)
+
+
+def _displace(grid: Tensor, draw: Draw, elastic: ElasticParams) -> Tensor:
+    """Add the paper's elastic deformation to a grid (B, C, C, 2) in px.
+
+    Displacements are drawn from a normal distribution on a coarse grid and interpolated bicubically.
+
+    Source: Ronneberger et al. 2015, section 3.1 (a 3 x 3 grid, standard deviation 10 px).
+    """
+    if elastic.probability == 0 or elastic.std_px == 0:
+        return grid
+    crop_px = grid.shape[1]
+    points = max(2, round(crop_px / elastic.spacing_px) + 1)
+    strength = draw.chance(elastic.probability)[:, None, None, None] * elastic.std_px
+    coarse = draw.normal(2, points, points) * strength
+    fine = F.interpolate(coarse, size=(crop_px, crop_px), mode="bicubic", align_corners=True)
+    return grid + fine.permute(0, 2, 3, 1)
+
+
+def _recolour(images: Tensor, draw: Draw, params: AugmentParams) -> Tensor:
+    """Change the colours of images (B, 3, H, W) in [0, 1]: matrix, gamma, blur, noise, in the order of a camera."""
+    matrix, offset = _colour_matrix(draw, params)
+    shape = images.shape
+    images = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 1)
+    if params.log2_gamma:
+        gamma = torch.exp2(draw.uniform(-1, 1) * params.log2_gamma)[:, None, None]
+        # The smallest step of 8 bits, halved: 0 ** gamma has no finite gradient and log(0) no value.
+        images = images.clamp_min_(1 / 510).pow_(gamma)
+    images = images.view(shape)
+    if params.blur:
+        images = _blur(images, draw, params)
+    if params.noise_std:
+        strength = (draw.uniform(0, 1) * params.noise_std)[:, None, None, None]
+        images = torch.addcmul(images, draw.normal(*shape[1:]), strength).clamp_(0, 1)
+    return images
+
+
+def _colour_matrix(draw: Draw, params: AugmentParams) -> tuple[Tensor, Tensor]:
+    """Compose the linear effects: (B, 3, 3) and (B, 3, 1) float32, to be applied as matrix @ colour + offset."""
+    device = draw.device
+    eye = torch.eye(3, device=device)
+    order = torch.argsort(draw.uniform(0, 1, 3), dim=1)
+    shuffled = F.one_hot(order, 3).float()
+    matrix = torch.lerp(eye, shuffled, draw.chance(params.channel_shuffle)[:, None, None])
+    grey = torch.tensor(_LUMINANCE, device=device).expand(3, 3)
+    matrix = torch.lerp(eye, grey, draw.chance(params.to_gray)[:, None, None]) @ matrix
+    matrix = (eye + params.color_matrix * draw.normal(3, 3)) @ matrix
+    contrast = torch.exp2(draw.uniform(-1, 1) * params.log2_contrast)[:, None, None]
+    brightness = (draw.uniform(-1, 1) * params.brightness)[:, None, None]
+    # Contrast turns about mid-grey, so that it does not change the mean of a balanced image.
+    matrix, offset = matrix * contrast, 0.5 - 0.5 * contrast + brightness
+    invert = draw.chance(params.inversion)[:, None, None]
+    sign = 1 - 2 * invert
+    return matrix * sign, (offset * sign + invert).expand(-1, 3, 1)
+
+
+def _blur(images: Tensor, draw: Draw, params: AugmentParams) -> Tensor:
+    """Blur each image (B, 3, H, W) by a Gaussian of its own width, or not at all."""
+    batch, channels, height, width = images.shape
+    radius = max(1, math.ceil(2.5 * params.blur_sigma_px))
+    sigma = draw.uniform(0, 1) * params.blur_sigma_px * draw.chance(params.blur)
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    # A hundredth of a pixel leaves weight 1 at the middle: the image as it is.
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp_min(0.01)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    flat = images.reshape(1, batch * channels, height, width)
+    padded = F.pad(flat, (radius, radius, radius, radius), mode="reflect")
+    rows = F.conv2d(padded, kernel[:, None, None, :], groups=batch * channels)
+    return F.conv2d(rows, kernel[:, None, :, None], groups=batch * channels).view_as(images)
