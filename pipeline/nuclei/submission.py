@@ -1,0 +1,232 @@
+"""The competition's CSV files: written, read, checked and scored.
+
+In: label maps, or a submission `ImageId,EncodedPixels` with a row per nucleus and, for an image without any, one row
+with an empty text; Kaggle's solution `ImageId,EncodedPixels,Height,Width,Usage`. Out: a file, or what is wrong with it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path
+from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, Overlap, average_precision, match_overlap
+from pipeline.nuclei.rle import decode_pixels, encode_label_map, paint_nucleus
+
+_COLUMNS = ("ImageId", "EncodedPixels")
+_SOLUTION_COLUMNS = (*_COLUMNS, "Height", "Width", "Usage")
+_IGNORED = "ignored"  # the Usage, in lower case, of rows that Kaggle does not score
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One nucleus, or with an empty text none, and where the file says so."""
+
+    line: int  # counted from 1, the header's
+    text: str  # the runs
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true nuclei of one image."""
+
+    shape: Shape
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class SubmissionScore:
+    """A submission against a solution."""
+
+    table: pd.DataFrame  # image_id, ap, ap50 .. ap95; a row per scored image, sorted by image_id
+    mean: float  # of ap over images, the competition's score
+    not_scored: int  # images of the submission for which the solution has no scored row
+
+
+def write_submission(path: Path, items: Iterable[tuple[str, NDArray[np.integer]]]) -> None:
+    """Write one row per nucleus, image by image; memory does not grow with their number.
+
+    Args:
+        path: the CSV to write, atomically.
+        items: (image_id, label_map (H, W) integers) in strictly ascending order of image_id.
+
+    Raises:
+        InputError: an image_id is out of order, comes twice, or cannot stand in a CSV.
+    """
+    previous = ""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(",".join(_COLUMNS) + "\n")
+        for image_id, label_map in items:
+            if not image_id or image_id != image_id.strip() or set(image_id) & set(',"\r\n'):
+                raise InputError(f"image_id {image_id!r} cannot stand in {path.name}; rename the image")
+            if image_id <= previous:
+                raise InputError(f"image {image_id} comes after {previous}; give each image once, sorted by image_id")
+            previous = image_id
+            file.writelines(f"{image_id},{text}\n" for text in encode_label_map(label_map) or [""])
+
+
+def read_submission(path: Path) -> dict[str, list[Row]]:
+    """Read a submission; rows of one image may stand anywhere.
+
+    Returns:
+        The rows of each image, in the file's order; one row with an empty text where nothing was found.
+
+    Raises:
+        InputError: the file is missing, is not UTF-8, has other columns, an image_id is empty, or a row comes twice or
+            says that there is no nucleus beside others of its image.
+    """
+    images: dict[str, list[Row]] = {}
+    for line, (image_id, text) in _read_lines(path, _COLUMNS):
+        images.setdefault(image_id, []).append(Row(line, text.strip()))
+    for image_id, rows in images.items():
+        seen: dict[str, int] = {}
+        for row in rows:
+            if row.text in seen:
+                raise _fault(path, row.line, f"image {image_id}: the same row as line {seen[row.text]}; drop one")
+            seen[row.text] = row.line
+        if "" in seen and len(rows) > 1:
+            raise _fault(path, seen[""], f"image {image_id}: an empty row beside others; drop it")
+    return images
+
+
+def validate_submission(path: Path, shapes: Mapping[str, Shape]) -> int:
+    """Check that Kaggle will take a submission, and return the number of its nuclei.
+
+    Args:
+        path: the CSV.
+        shapes: (H, W) of every test image.
+
+    Raises:
+        InputError: as `read_submission`; or an image is unknown or missing, runs are malformed, unsorted or out of
+            bounds, or a pixel lies in two nuclei. The message names the line.
+    """
+    images = read_submission(path)
+    for image_id, rows in images.items():
+        if image_id not in shapes:
+            raise _fault(path, rows[0].line, f"image {image_id} is not in the test set; drop its rows")
+    _refuse_missing(path, images, shapes)
+    for image_id, rows in images.items():
+        _decode_rows(path, image_id, rows, shapes[image_id])
+    return sum(bool(row.text) for rows in images.values() for row in rows)
+
+
+def read_solution(path: Path) -> dict[str, Truth]:
+    """Read Kaggle's solution without the rows whose Usage is Ignored.
+
+    Returns:
+        The truth of every image that is scored; an image all of whose rows are ignored is left out.
+
+    Raises:
+        InputError: the file is missing, is not UTF-8, has other columns, or an image's sizes are no positive numbers or
+            differ from row to row.
+    """
+    truths: dict[str, Truth] = {}
+    for line, (image_id, text, height, width, usage) in _read_lines(path, _SOLUTION_COLUMNS):
+        if usage.strip().lower() == _IGNORED:
+            continue
+        shape = (_parse_size(path, line, height), _parse_size(path, line, width))
+        truth = truths.setdefault(image_id, Truth(shape, []))
+        if truth.shape != shape:
+            raise _fault(path, line, f"image {image_id} is {shape} here and {truth.shape} above; mend the sizes")
+        if text.strip():
+            truth.rows.append(Row(line, text.strip()))
+    return truths
+
+
+def score_submission(submission_path: Path, solution_path: Path) -> SubmissionScore:
+    """Score a submission as the competition does.
+
+    Images that the solution does not score (stage 2 hid the scored ones among thousands) are counted and passed over.
+
+    Raises:
+        InputError: as `read_submission` and `read_solution`; a scored image is missing from the submission, its runs
+            are wrong, or the solution scores no image.
+    """
+    truths, images = read_solution(solution_path), read_submission(submission_path)
+    if not truths:
+        raise InputError(f"{solution_path}: no row is scored; every Usage is Ignored, or the file has no rows")
+    _refuse_missing(submission_path, images, truths)
+    rows = []
+    for image_id, truth in sorted(truths.items()):
+        columns = _decode_rows(submission_path, image_id, images[image_id], truth.shape)
+        precision = average_precision(_match_rows(solution_path, image_id, truth, columns))
+        rows.append((image_id, precision.mean(), *precision))
+    table = pd.DataFrame(rows, columns=["image_id", "ap", *(f"ap{percent}" for percent in THRESHOLDS_PERCENT)])
+    return SubmissionScore(table, float(table["ap"].mean()), len(images.keys() - truths.keys()))
+
+
+def _match_rows(path: Path, image_id: str, truth: Truth, columns: NDArray[np.int32]) -> Matches:
+    """Match true masks, of which some overlap by a few pixels in Kaggle's files, with a prediction (H * W,).
+
+    The overlap table is counted from the list of the masks' pixels, so that a pixel counts in every mask that has it.
+    """
+    masks = []
+    for row in truth.rows:
+        try:
+            masks.append(decode_pixels(row.text, truth.shape))
+        except InputError as error:
+            raise _fault(path, row.line, f"image {image_id}: {error}") from error
+    areas = np.array([mask.size for mask in masks], dtype=np.int64)
+    n_columns = int(columns.max(initial=0)) + 1
+    owners = np.repeat(np.arange(len(masks)), areas)
+    pixels = np.concatenate([*masks, np.empty(0, dtype=np.int64)])
+    table = np.bincount(owners * n_columns + columns[pixels], minlength=len(masks) * n_columns)
+    prediction_areas = np.bincount(columns, minlength=1)[1:]
+    return match_overlap(Overlap(areas, prediction_areas, table.reshape(len(masks), n_columns)[:, 1:]))
+
+
+def _decode_rows(path: Path, image_id: str, rows: list[Row], shape: Shape) -> NDArray[np.int32]:
+    """Return the labels of an image column by column, (H * W,) int32; each row that has runs is a nucleus."""
+    columns = np.zeros(shape[0] * shape[1], dtype=np.int32)
+    for label, row in enumerate(rows, start=1):
+        try:
+            paint_nucleus(columns, row.text, shape, label)
+        except InputError as error:
+            raise _fault(path, row.line, f"image {image_id}: {error}") from error
+    return columns
+
+
+def _refuse_missing(path: Path, images: Mapping[str, list[Row]], wanted: Iterable[str]) -> None:
+    missing = sorted(set(wanted) - images.keys())
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{path}: no row for image {missing[0]}{more}; an image without nuclei has one empty row")
+
+
+def _read_lines(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values) below the header. Ids and runs need no quoting, so a line is a row."""
+    try:
+        # Spreadsheets put a byte order mark first; utf-8-sig drops it.
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as plain UTF-8 text") from error
+    header = _split(lines[0])
+    if tuple(header) != columns:
+        raise _fault(path, 1, f"the columns are {','.join(header)!r}; they must be {','.join(columns)!r}")
+    for number, line in enumerate(lines[1:], start=2):
+        values = _split(line)
+        if len(values) != len(columns) or not values[0]:
+            raise _fault(path, number, f"{line[:60]!r} is no row of {','.join(columns)}; mend or drop it")
+        yield number, values
+
+
+def _split(line: str) -> list[str]:
+    return [value.strip().removeprefix('"').removesuffix('"') for value in line.split(",")]
+
+
+def _parse_size(path: Path, line: int, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise _fault(path, line, f"{text[:20]!r} is no size in pixels; give a positive whole number")
+    return int(text)
+
+
+def _fault(path: Path, line: int, what: str) -> InputError:
+    return InputError(f"{path}: line {line}: {what}")
