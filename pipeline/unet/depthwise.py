@@ -1,0 +1,36 @@
+"""Depthwise convolutions that bf16 makes slower on a CPU, run in float32 there.
+
+oneDNN has no fast bf16 backward pass for depthwise convolutions with a stride or a kernel above 3 x 3: on a CPU with
+AVX512-BF16 they took 2 to 12 times as long as in float32, and 3 x 3 ones of stride 1 half as long.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Float32OnCpu:
+    """Mixed into a convolution's class: on a CPU it computes in float32, whatever autocast says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolve: Any = super()
+        if x.device.type != "cpu":
+            return convolve.forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return convolve.forward(x.float()).to(x.dtype)
+
+
+@cache
+def _float32_class(base: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    """Return the subclass of a convolution's class (timm has its own for TensorFlow's padding) with the mixin."""
+    return type(f"Float32{base.__name__}", (_Float32OnCpu, base), {})
+
+
+def run_slow_depthwise_in_float32(model: nn.Module) -> None:
+    """Change the model's depthwise convolutions with a stride or a large kernel in place; its weights stay as named."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            if max(module.kernel_size) > 3 or max(module.stride) > 1:
+                module.__class__ = _float32_class(type(module))

@@ -1,0 +1,198 @@
+"""Prediction, the same for held-out folds and the test set: images and networks in, probabilities out.
+
+In: uint8 RGB images of any size. Out: uint8 probabilities (value / 255) of foreground, boundary and distance, the mean
+over networks, views and zooms. An image goes through as overlapping tiles, one row of tiles at a time; a row of the
+image is rounded to uint8 as soon as no further tile reaches it, so that memory grows with an image's sides and not
+with its area, its own output aside.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.params import PredictParams
+from pipeline.unet.blocks import SizeRule
+from pipeline.unet.model import OUT_CHANNELS, NormalizedUNet
+from pipeline.unet.runtime import autocast, memory_format
+from pipeline.unet.tiling import AxisTiles, plan_axis
+from pipeline.unet.views import View, views_of
+
+Image = NDArray[np.uint8]
+
+
+def predict_probabilities(
+    models: Sequence[NormalizedUNet],
+    image: Image,
+    params: PredictParams,
+    device: torch.device,
+    precision: Literal["bf16", "fp32"],
+    channels_last: bool,
+) -> Image:
+    """Return the probabilities (H, W, 3) uint8 of one `image` (H, W, 3) uint8 RGB; see `predict_images`."""
+    return next(predict_images(models, [("image", image)], params, device, precision, channels_last))[1]
+
+
+def predict_images(
+    models: Sequence[NormalizedUNet],
+    images: Iterable[tuple[str, Image]],
+    params: PredictParams,
+    device: torch.device,
+    precision: Literal["bf16", "fp32"],
+    channels_last: bool,
+) -> Iterator[tuple[str, Image]]:
+    """Yield (image_id, probabilities (H, W, 3) uint8, value / 255) for `images` (H, W, 3) uint8 RGB, in their order.
+
+    Channels: foreground, boundary, distance. Images of one shape that come near one another share batches.
+
+    Args:
+        models: networks to average; they are moved to `device` and set to `eval`.
+        images: image_id and image; read as they are needed.
+        params: the section `predict`.
+        device: where the networks run.
+        precision: `bf16` runs the networks under autocast.
+        channels_last: the memory format of the networks and their batches.
+
+    Raises:
+        InputError: no network, networks that take different sizes, or an image of another shape or type.
+    """
+    ensemble = Ensemble(models, views_of(params.views), device, precision, channels_last)
+    # As many pixels as one full batch of full tiles.
+    for chunk in _read_chunks(images, params.batch * params.tile_px**2):
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for position, (_, image) in enumerate(chunk):
+            shapes.setdefault(image.shape, []).append(position)
+        predicted: dict[int, Image] = {}
+        for positions in shapes.values():
+            stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params)
+            predicted.update(zip(positions, stack, strict=True))
+        for position, (image_id, _) in enumerate(chunk):
+            yield image_id, predicted.pop(position)
+
+
+class Ensemble:
+    """Networks and views whose probabilities are averaged."""
+
+    def __init__(
+        self,
+        models: Sequence[NormalizedUNet],
+        views: Sequence[View],
+        device: torch.device,
+        precision: Literal["bf16", "fp32"],
+        channels_last: bool,
+    ) -> None:
+        if not models or any(model.sizes != models[0].sizes for model in models):
+            raise InputError(f"{len(models)} networks to predict with; give at least one, all built by one `unet`")
+        self.sizes: SizeRule = models[0].sizes
+        self.device = device
+        self._views = views
+        self._precision = precision
+        self._format = memory_format(channels_last)
+        self._models = [model.to(device).to(memory_format=self._format).eval() for model in models]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the mean probabilities (B, 3, h, w) float32 for `x` (B, 3, H, W), RGB in [0, 1], on the device."""
+        outputs = []
+        # One context for all: autocast keeps the weights it has cast until the context ends.
+        with autocast(self.device, self._precision):
+            for view in self._views:
+                seen = view.apply(x).contiguous(memory_format=self._format)
+                mean = sum(model(seen).float().sigmoid() for model in self._models) / len(self._models)
+                outputs.append(view.invert(mean))
+        return torch.stack(outputs).mean(dim=0)
+
+
+@torch.inference_mode()
+def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictParams) -> Image:
+    """Return the probabilities (N, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape."""
+    height, width = images[0].shape[:2]
+    output = np.empty((len(images), height, width, OUT_CHANNELS), np.uint8)
+    top = 0
+    for rows in _average_rows([_predict_rows(ensemble, images, zoom, params) for zoom in params.scales]):
+        band = slice(top, top + rows.shape[2])
+        output[:, band] = rows.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        top = band.stop
+    return output
+
+
+def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, params: PredictParams) -> Iterator[Tensor]:
+    """Yield the images' probabilities at one zoom, as bands (N, 3, rows, W) from the top down.
+
+    The sum over tiles is kept for the rows of one row of tiles; rows above the next one are complete, and leave.
+    """
+    rows, columns = (
+        plan_axis(length, zoom, params.tile_px, params.overlap_px, ensemble.sizes) for length in images[0].shape[:2]
+    )
+    tiles = list(product(range(len(images)), range(len(columns.firsts))))
+    band = torch.zeros(len(images), OUT_CHANNELS, rows.target_px, images[0].shape[1], device=ensemble.device)
+    for row, first in enumerate(rows.firsts):
+        if row > 0:
+            complete = first - rows.firsts[row - 1]
+            yield band[:, :, :complete]
+            band = torch.cat([band[:, :, complete:], torch.zeros_like(band[:, :, :complete])], dim=2)
+        for begin in range(0, len(tiles), params.batch):
+            batch = tiles[begin : begin + params.batch]
+            weighted = _predict_tiles(ensemble, images, rows, columns, row, batch)
+            for (image, column), tile in zip(batch, weighted, strict=True):
+                left = columns.firsts[column]
+                band[image, :, :, left : left + columns.target_px] += tile
+    yield band
+
+
+def _predict_tiles(
+    ensemble: Ensemble,
+    images: Sequence[Image],
+    rows: AxisTiles,
+    columns: AxisTiles,
+    row: int,
+    batch: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Return probabilities times blending weights (B, 3, target rows, target columns) of tiles (image, column)."""
+    patches = np.stack([images[image][np.ix_(rows.sources[row], columns.sources[column])] for image, column in batch])
+    x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2).float() / 255
+    which = [column for _, column in batch]
+    write_rows = rows.write[row].to(ensemble.device)
+    write_columns = columns.write[which].to(ensemble.device).unsqueeze(1)
+    if rows.read is None or columns.read is None:
+        probabilities = ensemble.predict(x)[:, :, rows.kept, columns.kept]
+        return probabilities * write_rows[:, None] * write_columns.unsqueeze(2)
+    read_columns = columns.read[which].to(ensemble.device).unsqueeze(1)
+    x = rows.read[row].to(ensemble.device) @ x @ read_columns.mT
+    return write_rows @ ensemble.predict(x) @ write_columns.mT
+
+
+def _average_rows(streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
+    """Yield the mean of `streams` of bands (N, 3, rows, W), which add up to the same rows in bands of other heights."""
+    bands = [next(stream) for stream in streams]
+    while True:
+        common = min(band.shape[2] for band in bands)
+        yield torch.stack([band[:, :, :common] for band in bands]).mean(dim=0)
+        bands = [band[:, :, common:] for band in bands]
+        for number, (band, stream) in enumerate(zip(bands, streams, strict=True)):
+            if band.shape[2] == 0:
+                following = next(stream, None)
+                if following is None:
+                    return
+                bands[number] = following
+
+
+def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[list[tuple[str, Image]]]:
+    """Yield neighbours in lists of at most `pixels` pixels together, a larger image alone."""
+    chunk: list[tuple[str, Image]] = []
+    held = 0
+    for image_id, image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
+            raise InputError(f"{image_id}: {image.dtype} {image.shape}; prediction takes uint8 RGB (H, W, 3)")
+        area = image.shape[0] * image.shape[1]
+        if chunk and held + area > pixels:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append((image_id, image))
+        held += area
+    if chunk:
+        yield chunk

