@@ -39,12 +39,22 @@ class DataParams(Section):
     workers: Natural  # processes that decode
 
 
+class ContrastParams(Section):
+    """The stretch of each image's brightness before the network sees it, in training and in prediction alike."""
+
+    stretch: bool
+    low_percentile: Annotated[float, Field(ge=0, lt=50)]  # becomes 0
+    high_percentile: Annotated[float, Field(gt=50, le=100)]  # becomes 255
+    min_span: Annotated[float, Field(gt=0, le=255)]  # levels; a narrower range is not stretched further
+
+
 class FoldsParams(Section):
     """How training images are grouped and spread over folds."""
 
     ids: tuple[int, ...]  # the one place that says how many folds there are: 0, 1, ..., K-1
     seed: int
     nuclei_bins: Natural  # quantile bins of the nucleus count within an image type, for the strata
+    tries: Natural  # seeds to try, from `seed` on; the best balanced folds are kept
 
     @model_validator(mode="after")
     def _count_from_zero(self) -> "FoldsParams":
@@ -78,8 +88,8 @@ class VanillaParams(Section):
 class TargetsParams(Section):
     """What the network is asked for, per pixel."""
 
-    boundary_px: Natural  # a pixel is `boundary` where another nucleus is at most this far (Chebyshev)
-    distance_px: Natural  # the `distance` to the nucleus's border, cut and scaled to 1 here
+    boundary_px: Natural  # `boundary` is where two nuclei, the own one counted, are at most this far (Chebyshev)
+    distance_px: Natural  # the `distance` to the outside of the own nucleus (Euclid), cut and scaled to 1 here
 
 
 class LossParams(Section):
@@ -139,7 +149,8 @@ class TrainParams(Section):
     epochs: Natural
     steps_per_epoch: Natural
     batch: Natural
-    crop_px: Natural
+    tile_px: Natural  # side of what is cut from an image; the warp reaches into the rim
+    crop_px: Natural  # side of the network's input, in the middle of the tile
     lr: Positive  # the peak of the one-cycle schedule
     warmup: OpenShare  # share of the steps before the peak
     weight_decay: NotNegative
@@ -153,6 +164,12 @@ class TrainParams(Section):
     score_every_epochs: Annotated[int, Field(ge=0)]  # look at the held-out fold; 0 never
     score_images: Natural  # how many held-out images a look takes
 
+    @model_validator(mode="after")
+    def _tile_covers_crop(self) -> "TrainParams":
+        if self.tile_px < self.crop_px:
+            raise ValueError(f"train.tile_px is {self.tile_px}; make it at least crop_px, {self.crop_px}")
+        return self
+
 
 class PredictParams(Section):
     """One function predicts held-out folds and the test set."""
@@ -162,6 +179,7 @@ class PredictParams(Section):
     tile_px: Natural
     overlap_px: Annotated[int, Field(ge=0)]
     batch: Natural
+    max_pixels: Natural  # of an image given to the command `predict`
 
     @model_validator(mode="after")
     def _overlap_below_half(self) -> "PredictParams":
@@ -191,6 +209,7 @@ class Params(Section):
     """All of params.yaml."""
 
     data: DataParams
+    contrast: ContrastParams
     folds: FoldsParams
     unet: Annotated[SmpParams | VanillaParams, Field(discriminator="name")]
     targets: TargetsParams

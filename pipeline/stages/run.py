@@ -1,4 +1,4 @@
-"""How a stage is started: `python -m pipeline.stages.NAME --ARGUMENT VALUE ...`, one argument per parameter of its main.
+"""How a stage is started: `python -m pipeline.stages.NAME --ARGUMENT VALUE ...`, an argument per parameter of its main.
 
 The values come from dvc.yaml's `cmd`, so no stage spells a path.
 """
@@ -6,24 +6,32 @@ The values come from dvc.yaml's `cmd`, so no stage spells a path.
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.files import write_text
 from pipeline.params import Params, load_params
 
 
 def run(main: Callable[..., None]) -> None:
     """Parse the command line into the parameters of `main` (paths, integers, `params`) and call it.
 
-    An `InputError` ends in one line on stderr and exit status 1.
+    With `--journal FOLDER` the seconds that the stage took are kept there. An `InputError` ends in one line on stderr
+    and exit status 1.
     """
-    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
     arguments = inspect.signature(main, eval_str=True).parameters.values()
+    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
     for argument in arguments:
         kind = Path if argument.annotation is Params else argument.annotation
         parser.add_argument(f"--{argument.name.replace('_', '-')}", type=kind, required=True)
+    if "journal" not in {argument.name for argument in arguments}:
+        parser.add_argument("--journal", type=Path, help="a folder in which to note the seconds that this took")
     values = vars(parser.parse_args())
+    journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
+    begin = time.monotonic()
     try:
         if "params" in values:
             values["params"] = load_params(values["params"])
@@ -32,3 +40,20 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells count it
+    if journal:
+        write_text(journal / _journal_name(main, values), f"{time.monotonic() - begin:.1f}\n")
+
+
+def _journal_name(main: Callable[..., None], values: dict[str, Any]) -> str:
+    stage = Path(inspect.getfile(main)).stem
+    return f"{stage}.{values['fold']}" if "fold" in values else stage
+
+
+def read_seconds(journal: Path, folds: Iterable[int]) -> float | None:
+    """Return the seconds that all stages took when they last ran, or None where nothing was noted.
+
+    Entries of folds other than `folds` are what an earlier run with more folds left behind.
+    """
+    others = {str(fold) for fold in folds}
+    entries = [path for path in journal.glob("[!.]*") if not path.suffix or path.suffix[1:] in others]
+    return round(sum(float(path.read_text()) for path in entries), 1) if entries else None

@@ -1,0 +1,163 @@
+"""The commands for people: `python -m pipeline COMMAND`. Thin: arguments to calls, and an `InputError` to one line.
+
+Each command imports what it needs when it is called, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that `arguments` (default: the command line) name."""
+    parsed = make_parser().parse_args(arguments)
+    try:
+        parsed.call(parsed)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells count it
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe, `head` say, has gone
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Nuclei of the 2018 Data Science Bowl: what people do around `dvc repro`.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    fetch = commands.add_parser("fetch", help="get the competition's archives")
+    fetch.add_argument("source", metavar="SOURCE", help="fixes, bbbc038, kaggle, or a folder that holds the zips")
+    fetch.add_argument("--to", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
+    fetch.set_defaults(call=_fetch)
+
+    summary = commands.add_parser("summary", help="print the fold table of the current run, and where its results are")
+    summary.set_defaults(call=_summary)
+
+    compare = commands.add_parser("compare", help="fold scores of runs side by side, with a verdict")
+    compare.add_argument(
+        "runs",
+        nargs="*",
+        metavar="REV|EXPERIMENT|NAME|PATH",
+        help="git revisions, DVC experiments, kept runs, or folders or CSVs of scores; the first is what the others are "
+        "compared with; a single one is compared with the current run",
+    )
+    compare.set_defaults(call=_compare)
+
+    score = commands.add_parser("score", help="score a submission against a solution, as Kaggle does")
+    score.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV: ImageId,EncodedPixels")
+    score.add_argument("solution", type=Path, metavar="SOLUTION", help="CSV: ImageId,EncodedPixels,Height,Width,Usage")
+    score.add_argument("--images", action="store_true", help="print a row per image too")
+    score.set_defaults(call=_score)
+
+    check = commands.add_parser("check", help="check that Kaggle will take a submission")
+    check.add_argument("submission", type=Path, metavar="SUBMISSION", help="CSV: ImageId,EncodedPixels")
+    check.add_argument("--images", type=Path, required=True, metavar="ZIP", help="the test archive")
+    check.set_defaults(call=_check)
+
+    predict = commands.add_parser("predict", help="find the nuclei in images of your own")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF, 8 or 16 bit")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where label maps and tables go")
+    predict.add_argument(
+        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of a trained run; default: the current folder"
+    )
+    predict.set_defaults(call=_predict)
+
+    keep = commands.add_parser("keep", help="keep the current run under a name, with a row in the ledger")
+    keep.add_argument("name", metavar="NAME")
+    keep.set_defaults(call=_keep)
+
+    upload = commands.add_parser("upload", help="submit a kept run to Kaggle and wait for its score")
+    upload.add_argument("name", metavar="NAME", help="a kept run; see `keep`")
+    upload.add_argument("--timeout-s", type=float, default=900.0, help="how long to wait; default: %(default)s")
+    upload.set_defaults(call=_upload)
+    return parser
+
+
+FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.yaml")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from pipeline.images.fetch import fetch
+
+    for file in fetch(arguments.source, arguments.to):
+        print(f"{file.path}  sha256 {file.sha256}  {'fetched' if file.new else 'already there'}")
+
+
+def _summary(_: argparse.Namespace) -> None:
+    from pipeline.experiments.evaluation import format_fold_table
+    from pipeline.experiments.ledger import read_json
+    from pipeline.experiments.runs import read_scores
+
+    if not (SUBMISSIONS / "run.json").is_file():
+        raise InputError(f"{SUBMISSIONS / 'run.json'}: no finished run here; `make repro` makes one")
+    print(format_fold_table(read_scores(FOLDS / "scores.csv"), read_json(FOLDS / "cv.json")))
+    card = read_json(SUBMISSIONS / "run.json")
+    print(
+        f"expected on the test set: {card['expected_lb']:.3f} "
+        f"({card['expected_lb_low']:.3f} .. {card['expected_lb_high']:.3f})"
+        + ("" if card["lb_map"] is None else f"; scored {card['lb_map']:.4f}")
+    )
+    print(f"submission: {SUBMISSIONS / 'submission.csv'}\nreport:     {SUBMISSIONS / 'report.html'}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.compare import compare_runs, format_comparison
+    from pipeline.experiments.runs import load_scores
+    from pipeline.params import load_params
+
+    names: list[str | None] = list(arguments.runs)
+    if len(names) < 2:
+        names = [*(names or ["HEAD"]), None]
+    frames = {
+        name or "current": load_scores(name, Path(), PurePosixPath("folds/scores.csv"), PurePosixPath("submissions"))
+        for name in names
+    }
+    print(format_comparison(compare_runs(frames, load_params(PARAMS).evaluate)))
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from pipeline.nuclei.submission import score_submission
+
+    result = score_submission(arguments.submission, arguments.solution)
+    if arguments.images:
+        print(result.table.to_csv(index=False, float_format="%.6f", lineterminator="\n"), end="")
+    others = f"; {result.not_scored} others are not scored" if result.not_scored else ""
+    print(f"mAP {result.mean:.6f} over {len(result.table)} images{others}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from pipeline.images.prepare import read_sizes
+    from pipeline.nuclei.submission import validate_submission
+    from pipeline.params import load_params
+
+    sizes = read_sizes(arguments.images, load_params(PARAMS).data.max_pixels)
+    nuclei = validate_submission(arguments.submission, sizes)
+    print(f"{arguments.submission}: valid; {nuclei} nuclei in {len(sizes)} images")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.segment import segment_files
+
+    run = arguments.run
+    for path, count in segment_files(arguments.images, arguments.out, run / PARAMS, run / FOLDS):
+        print(f"{path}: {count} nuclei")
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.ledger import keep_run
+
+    print(f"kept in {keep_run(arguments.name, SUBMISSIONS, FOLDS)}; its row is in {SUBMISSIONS / 'ledger.csv'}")
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.upload import upload_submission
+
+    found = upload_submission(arguments.name, SUBMISSIONS, arguments.timeout_s, poll_s=15.0)
+    print(f"{arguments.name}: leaderboard score {found.map}; noted in {SUBMISSIONS / 'ledger.csv'}")

@@ -1,0 +1,91 @@
+"""Fold scores that can be believed: cross-fitted decoding, and what is reported of it.
+
+In: the matches of every image with every candidate of decoding parameters. Out: a table with a row per image, scored
+with parameters that were chosen on the other folds, and a summary of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.experiments.statistics import bootstrap_interval
+from pipeline.nuclei.decoding import Decoding
+from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precision, pooled_average_precision
+from pipeline.nuclei.tuning import CrossFit
+from pipeline.params import EvaluateParams
+
+AP_COLUMNS = [f"ap{percent}" for percent in THRESHOLDS_PERCENT]
+
+
+def tabulate_scores(images: pd.DataFrame, counts: Sequence[Matches]) -> pd.DataFrame:
+    """Return `images` (image_id, group, fold, image_type) with the columns ap and ap50 .. ap95 of their matches."""
+    precision = np.array([average_precision(matches) for matches in counts])
+    scores = images[["image_id", "group", "fold", "image_type"]].reset_index(drop=True)
+    scores["ap"] = precision.mean(axis=1)
+    return pd.concat([scores, pd.DataFrame(precision, columns=AP_COLUMNS)], axis=1)
+
+
+def summarize_scores(scores: pd.DataFrame, counts: Sequence[Matches], params: EvaluateParams) -> dict[str, Any]:
+    """Return the cross-validation's summary, as `cv.json` holds it.
+
+    `cv_map` is the mean over images; `cv_std` the standard deviation (n - 1) of the folds' means; `cv_low` and
+    `cv_high` a 95 % bootstrap interval over groups; `pooled_ap` counts all images' nuclei together, as StarDist does.
+    """
+    low, high = bootstrap_interval(scores["ap"], scores["group"], params.bootstrap, params.seed)
+    folds = scores.groupby("fold")["ap"].mean()
+    return {
+        "cv_map": float(scores["ap"].mean()),
+        "cv_std": float(folds.std(ddof=1)),
+        "cv_low": low,
+        "cv_high": high,
+        "pooled_ap": float(pooled_average_precision(counts).mean()),
+        "images": len(scores),
+        "folds": {str(fold): float(value) for fold, value in folds.items()},
+        "image_types": {str(name): float(value) for name, value in scores.groupby("image_type")["ap"].mean().items()},
+        "thresholds": {name.removeprefix("ap"): float(scores[name].mean()) for name in AP_COLUMNS},
+    }
+
+
+def describe_decoding(choices: Sequence[Decoding], fit: CrossFit) -> dict[str, Any]:
+    """Return the chosen decoding parameters, as `decoding.json` holds them: on all folds, and for each fold."""
+    folds = {str(fold): asdict(choices[index]) for fold, index in fit.on_others.items()}
+    return {"all": asdict(choices[fit.on_all]), "folds": folds}
+
+
+def expect_leaderboard(
+    scores: pd.DataFrame, test_types: pd.Series, params: EvaluateParams
+) -> tuple[float, float, float]:
+    """Return the score to expect on the test set, and a 95 % interval: the CV, reweighted to the test's image types.
+
+    The types are found from the images alone. A type that training lacks counts as the mean of the others. The interval
+    says how well this mean is known from these images; it does not cover acquisitions that look like none of them.
+
+    Source: post-stratification; Holt & Smith, Journal of the Royal Statistical Society A 142 (1979) 33.
+    """
+    known = test_types[test_types.isin(scores["image_type"])]
+    share = known.value_counts(normalize=True)
+    used = scores[scores["image_type"].isin(share.index)] if len(known) else scores
+    have = used["image_type"].value_counts(normalize=True)
+    weights = used["image_type"].map(share / have).to_numpy(float) if len(known) else np.ones(len(used))
+    low, high = bootstrap_interval(used["ap"], used["group"], params.bootstrap, params.seed, weights)
+    return float(np.average(used["ap"], weights=weights)), low, high
+
+
+def format_fold_table(scores: pd.DataFrame, summary: dict[str, Any]) -> str:
+    """Return the fold scores as text: a row per fold, then mean and standard deviation; a column per image type."""
+    table = scores.pivot_table("ap", "fold", "image_type", aggfunc="mean")
+    table.insert(0, "images", scores.groupby("fold").size())
+    table.insert(1, "mAP", scores.groupby("fold")["ap"].mean())
+    mean = table.drop(columns="images").mean()
+    std = table.drop(columns="images").std(ddof=1)
+    body = table.rename(index=str)
+    body.loc["mean"], body.loc["std"] = mean, std
+    body["images"] = [f"{value:.0f}" if value == value else "" for value in body["images"]]
+    text = body.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-")
+    return (
+        f"{text}\n\ncross-fitted CV over {summary['images']} images: {summary['cv_map']:.3f} +- {summary['cv_std']:.3f} "
+        f"(95 % interval {summary['cv_low']:.3f} .. {summary['cv_high']:.3f}; pooled AP {summary['pooled_ap']:.3f})"
+    )

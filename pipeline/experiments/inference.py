@@ -1,0 +1,64 @@
+"""Trained folds at work: stored images or a user's own to probabilities, and to nuclei.
+
+Held-out folds, the test set and a user's images all pass through `predict_probabilities_of` here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.files import atomic_path
+from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.store import PackWriter
+from pipeline.nuclei.decoding import Decoding, decode_instances
+from pipeline.parallel import map_in_order
+from pipeline.params import Params
+from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.predict import predict_images
+from pipeline.unet.runtime import configure_torch, select_device
+from pipeline.unet.weights import load_weights
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[NormalizedUNet]:
+    """Load the networks of `folds` from the folder `weights`.
+
+    Raises:
+        InputError: a file is missing, damaged, or holds another network than `params.unet`.
+    """
+    return [load_weights(weights / f"{fold}.safetensors", params.unet)[0] for fold in folds]
+
+
+def predict_probabilities_of(
+    models: Sequence[NormalizedUNet], images: Iterable[tuple[str, NDArray[np.uint8]]], params: Params
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield (image_id, probabilities (H, W, 3) uint8) of images (H, W, 3) uint8 RGB, averaged over `models`."""
+    train = params.train
+    configure_torch(train.threads)
+    stretched = ((name, apply_contrast(image, find_contrast(image, params.contrast))) for name, image in images)
+    device = select_device(train.device)
+    return predict_images(models, stretched, params.predict, device, train.precision, train.channels_last)
+
+
+def store_predictions(path: Path, predictions: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Write predictions to a pack, one after another: memory does not grow with their number."""
+    with atomic_path(path) as partial, PackWriter(partial) as pack:
+        for image_id, probabilities in predictions:
+            pack.add(f"{image_id}.probabilities", probabilities)
+
+
+def decode_predictions(
+    predictions: Arrays, image_ids: Sequence[str], decodings: Sequence[Decoding], workers: int
+) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield (image_id, label_map (H, W) int32) of stored predictions, each decoded with its own parameters."""
+    jobs = [(predictions, image_id, decoding) for image_id, decoding in zip(image_ids, decodings, strict=True)]
+    return zip(image_ids, map_in_order(_decode_job, jobs, workers), strict=True)
+
+
+def _decode_job(job: tuple[Arrays, str, Decoding]) -> NDArray[np.int32]:
+    predictions, image_id, decoding = job
+    return decode_instances(predictions[f"{image_id}.probabilities"], decoding)

@@ -1,0 +1,83 @@
+"""The run card: what a submission was made from, and what it is expected to score.
+
+In: parameters, scores, files. Out: a dict of plain values, which `submit` writes as run.json.
+"""
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import sha256_of
+from pipeline.params import Params
+
+# What decides a result beside the code.
+_PACKAGES = (
+    "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "scipy", "pandas",
+    "scikit-learn", "scikit-image", "opencv-python-headless", "dvc",
+)  # fmt: skip
+
+
+def make_run_card(
+    params: Params,
+    cv: dict[str, Any],
+    expected: tuple[float, float, float],
+    lb_map: float | None,
+    wall_s: float | None,
+    device: str,
+    files: Iterable[Path],
+    encoder_weights: dict[str, str],
+) -> dict[str, Any]:
+    """Return the run card.
+
+    Args:
+        params: of the run.
+        cv: the summary of the cross-validation.
+        expected: score to expect on the test set, and its interval.
+        lb_map: the test set's score, or None where the truth is not known.
+        wall_s: seconds that all stages took when they last ran, training included; None where not recorded.
+        device: where the networks ran.
+        files: archives and weights; their SHA-256 goes into the card under their names.
+        encoder_weights: source and digest of the pretrained encoder.
+    """
+    expected_lb, low, high = expected
+    return {
+        "cv_map": cv["cv_map"],
+        "cv_std": cv["cv_std"],
+        "expected_lb": expected_lb,
+        "expected_lb_low": low,
+        "expected_lb_high": high,
+        "lb_map": lb_map,
+        "wall_s": wall_s,
+        "seed": params.train.seed,
+        "threads": params.train.threads,
+        "device": device,
+        "revision": find_revision(),
+        "encoder_weights": encoder_weights,
+        "digests": {f"{path.parent.name}/{path.name}": sha256_of(path) for path in files if path.is_file()},
+        "versions": find_versions(),
+        "params": params.model_dump(mode="json"),
+    }
+
+
+def find_revision() -> str | None:
+    """Return the git revision of the working tree, with `-dirty` where tracked code differs from it; None without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def find_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

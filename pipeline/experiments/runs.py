@@ -1,0 +1,130 @@
+"""Find a run by what people call it, and read its fold scores.
+
+In: a name: none (the working tree), a kept run, a CSV or a folder, a git revision, a DVC experiment. Out: its score
+table: image_id, group, fold, image_type, ap, and ap50 .. ap95 where they are there.
+"""
+
+import io
+import re
+import subprocess
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import InputError
+
+COLUMNS = ("image_id", "group", "fold", "image_type", "ap")
+
+# How DVC names an experiment: refs/exps/<2 digits of the baseline>/<the other 38>/<name>. Beside these it keeps
+# refs of its own (stash, exec, celery, apply), which are no experiments.
+_EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>[^/]+)")
+
+
+def load_scores(name: str | None, root: Path, scores: PurePosixPath, submissions: PurePosixPath) -> pd.DataFrame:
+    """Return the checked score table of the run called `name`, sorted by image_id.
+
+    Looked for in this order: no name, the working tree; a kept run; a CSV or a folder that holds one; a git revision,
+    branch or tag; a DVC experiment. To mean a branch that a kept run hides, write `refs/heads/<branch>`.
+
+    Args:
+        name: what the run is called; None or empty for the working tree.
+        root: the repository's root.
+        scores: the score table in every run's tree, relative to `root`.
+        submissions: the folder of the kept runs, relative to `root`.
+
+    Raises:
+        InputError: nothing is called so, it has no score table, or the table is faulty.
+    """
+    if not name:
+        return read_scores(root / scores)
+    if "\0" not in name:
+        kept = root / submissions / name / scores.name
+        if PurePosixPath(name).name == name and kept.is_file():
+            return read_scores(kept)
+        for path in (Path(name), Path(name) / scores.name):
+            if path.is_file():
+                return read_scores(path)
+        commit = find_commit(root, name)
+        if commit is not None:
+            return parse_scores(_show_file(root, commit, name, scores), f"{name}:{scores}")
+    raise InputError(
+        f"{name!r}: no kept run, CSV, git revision or DVC experiment is called so; "
+        "`git branch --all`, `dvc exp list --all-commits` and the ledger show the names there are"
+    )
+
+
+def find_commit(root: Path, name: str) -> str | None:
+    """Return the hash of the commit that a git revision or a DVC experiment names, or None.
+
+    Raises:
+        InputError: several experiments have that name.
+    """
+    found = _run_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if found.returncode == 0:
+        return found.stdout.strip()
+    listed = _run_git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
+    commits = set()
+    for line in listed.stdout.splitlines():
+        commit, _, ref = line.partition(" ")
+        match = _EXPERIMENT.fullmatch(ref)
+        if match and match["name"] == name:
+            commits.add(commit)
+    if len(commits) > 1:
+        raise InputError(f"{name!r}: {len(commits)} experiments have this name; give one's hash: {sorted(commits)}")
+    return commits.pop() if commits else None
+
+
+def _show_file(root: Path, commit: str, name: str, path: PurePosixPath) -> str:
+    shown = _run_git(root, "show", f"{commit}:./{path}")
+    if shown.returncode != 0:
+        raise InputError(f"{name}: its commit {commit[:10]} has no {path}; name a revision that `dvc repro` finished")
+    return shown.stdout
+
+
+def _run_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except FileNotFoundError as error:
+        raise InputError("git: not found on PATH; install it to compare with revisions or experiments") from error
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Return the checked score table at `path`, sorted by image_id.
+
+    Raises:
+        InputError: the file cannot be read, or the table is faulty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); `dvc repro` writes it") from error
+    return parse_scores(text, str(path))
+
+
+def parse_scores(text: str, source: str) -> pd.DataFrame:
+    """Return the score table in the CSV `text`, checked and sorted by image_id; `source` is its name in errors.
+
+    Raises:
+        InputError: no CSV, a missing column, no rows, an image twice, or a score that is not in [0, 1].
+    """
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype={"image_id": str, "group": str, "image_type": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{source}: not a CSV of scores ({error}); `dvc repro evaluate` writes one") from error
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing or table.empty:
+        fault = f"lacks the columns {missing}" if missing else "has no rows"
+        raise InputError(f"{source}: {fault}; `dvc repro evaluate` writes such a table")
+    if not pd.api.types.is_integer_dtype(table["fold"]):
+        raise InputError(f"{source}: a fold is not a whole number; `dvc repro evaluate` writes such a table")
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if not twice.empty:
+        raise InputError(f"{source}: image {twice.iloc[0]} has two rows; keep one")
+    ap = pd.to_numeric(table["ap"], errors="coerce")
+    outside = table["image_id"][~ap.between(0, 1) | np.isnan(ap)]
+    if not outside.empty:
+        raise InputError(f"{source}: image {outside.iloc[0]}: its ap is not in [0, 1]; evaluate the run again")
+    return table.assign(ap=ap.astype(np.float64)).sort_values("image_id", ignore_index=True)

@@ -1,0 +1,140 @@
+"""Images of a user's own to nuclei: label maps, overlays to look at, and a table of nuclei.
+
+In: PNG, JPEG or TIFF files, and the folder of a trained run. Out, for each image: `<name>.label_map.tif` (uint16, or
+uint32 beyond 65,535 nuclei; 0 background), `<name>.overlay.png`, and `<name>.nuclei.csv`.
+
+A TIFF with several pages is a stack: each page is an image of its own, `<name>.page000` and so on, and its brightness
+is stretched for itself. Three or four samples per pixel, or three channels, are colours and not pages.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import tifffile
+from numpy.typing import NDArray
+from skimage.measure import regionprops_table
+
+from pipeline.errors import InputError
+from pipeline.experiments.figures import brighten_image
+from pipeline.experiments.inference import load_folds, predict_probabilities_of
+from pipeline.files import atomic_path
+from pipeline.images.raw import decode_image, to_rgb
+from pipeline.nuclei.decoding import Decoding, decode_instances
+from pipeline.params import load_params
+from pipeline.progress import track
+
+_OUTLINE_RGB = (255, 220, 0)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
+
+
+def segment_files(
+    paths: Sequence[Path], out: Path, params_path: Path, folds: Path
+) -> Iterator[tuple[Path, int]]:
+    """Find the nuclei of the images at `paths`, write them to `out`, and yield each label map's path and count.
+
+    Args:
+        paths: image files.
+        out: folder for the results; made if missing.
+        params_path: params.yaml of the trained run.
+        folds: its `folds` folder, with `weights/` and `decoding.json`.
+
+    Raises:
+        InputError: there is no trained run, two images have one name, or a file is no image.
+    """
+    decoding_path = folds / "decoding.json"
+    if not decoding_path.is_file() or not (folds / "weights").is_dir():
+        raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
+    params = load_params(params_path)
+    names = [path.stem for path in paths]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise InputError(f"{double[0]}: two images of this name would share their results; predict them one by one")
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+    decoding = Decoding(**json.loads(decoding_path.read_text())["all"])
+    models = load_folds(folds / "weights", params.folds.ids, params)
+    shown: dict[str, NDArray[np.uint8]] = {}
+
+    def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for path in paths:
+            for name, image in read_images(path, params.predict.max_pixels):
+                shown[name] = image
+                yield name, image
+
+    predictions = predict_probabilities_of(models, images(), params)
+    for name, probabilities in track(predictions, "predict", None):
+        label_map = decode_instances(probabilities, decoding)
+        yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
+
+
+def read_images(path: Path, max_pixels: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield (name, image (H, W, 3) uint8 RGB) of a file; a TIFF stack gives one per page.
+
+    Raises:
+        InputError: the file is no image, is damaged, or has more than `max_pixels` pixels.
+    """
+    data = path.read_bytes()
+    pages = _read_tiff(data, path, max_pixels) if data.startswith(_TIFF) else [decode_image(data, str(path), max_pixels)]
+    for number, page in enumerate(pages):
+        yield (path.stem if len(pages) == 1 else f"{path.stem}.page{number:03d}"), to_rgb(page)
+
+
+def _read_tiff(data: bytes, path: Path, max_pixels: int) -> list[NDArray[Any]]:
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            axes, shape = series.axes, series.shape
+            rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
+            if rows * columns == 0 or rows * columns > max_pixels:
+                raise InputError(f"{path}: {rows} x {columns} px; give 1 to predict.max_pixels = {max_pixels} pixels")
+            array = series.asarray()
+    except InputError:
+        raise
+    except Exception as error:  # tifffile raises whatever its many codecs do
+        raise InputError(f"{path}: not a readable TIFF ({type(error).__name__}: {error}); save it anew") from error
+    if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+        raise InputError(f"{path}: values of type {array.dtype}, or not finite; convert the image to 8 or 16 bits")
+    colour = "S" if "S" in axes else "C" if "C" in axes and shape[axes.index("C")] == 3 else ""
+    order = [i for i, axis in enumerate(axes) if axis not in ("Y", "X", colour)]
+    order += [axes.index(axis) for axis in ("Y", "X", *colour)]
+    pages = array.transpose(order).reshape(-1, rows, columns, *([shape[axes.index(colour)]] if colour else []))
+    return list(pages)
+
+
+def write_nuclei(out: Path, name: str, image: NDArray[np.uint8], label_map: NDArray[np.int32]) -> Path:
+    """Write the label map, overlay and table of an image (H, W, 3) uint8, and return the label map's path.
+
+    The table has label, area_px, and the centroid's row and column in px, both counted from 0.
+    """
+    count = int(label_map.max(initial=0))
+    path = out / f"{name}.label_map.tif"
+    with atomic_path(path) as partial:
+        tifffile.imwrite(
+            partial, label_map.astype(np.uint16 if count < 2**16 else np.uint32), compression="zlib", photometric="minisblack"
+        )
+    measured = pd.DataFrame(regionprops_table(label_map, properties=("label", "area", "centroid")))
+    measured.columns = pd.Index(["label", "area_px", "row", "column"])
+    with atomic_path(out / f"{name}.nuclei.csv") as partial:
+        measured.astype({"area_px": int}).round(2).to_csv(partial, index=False, lineterminator="\n")
+    with atomic_path(out / f"{name}.overlay.png") as partial:
+        overlay = draw_outlines(brighten_image(image)[0], label_map)
+        partial.write_bytes(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes())
+    return path
+
+
+def draw_outlines(image: NDArray[np.uint8], label_map: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Return image (H, W, 3) uint8 with the inner rim of each nucleus painted over."""
+    padded = np.pad(label_map, 1, mode="edge")
+    inner = padded[1:-1, 1:-1]
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    rim = (inner > 0) & np.any([inner != other for other in neighbours], axis=0)
+    result = image.copy()
+    result[rim] = _OUTLINE_RGB
+    return result

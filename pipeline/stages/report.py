@@ -1,0 +1,55 @@
+"""report: the run as one HTML file that works offline."""
+
+import json
+from collections import ChainMap
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.experiments.inference import decode_predictions
+from pipeline.experiments.report import choose_examples, write_report
+from pipeline.experiments.runs import read_scores
+from pipeline.images.store import Pack
+from pipeline.nuclei.decoding import Decoding
+from pipeline.params import Params
+from pipeline.stages.run import run
+
+
+def main(
+    prepared: Path,
+    oof: Path,
+    scores: Path,
+    summary: Path,
+    decoding: Path,
+    histories: Path,
+    card: Path,
+    submission: Path,
+    out: Path,
+    params: Params,
+) -> None:
+    """Show fold scores, curves, and the best, median and worst images of each type with their outlines."""
+    table = read_scores(scores)
+    chosen = json.loads(decoding.read_text())["folds"]
+    examples = choose_examples(table)
+    predictions = ChainMap(*(Pack(oof / f"{fold}.npz") for fold in params.folds.ids))
+    pack = Pack(prepared / "images.npz")
+    decoded = decode_predictions(
+        predictions,
+        [example.image_id for example in examples],
+        [Decoding(**chosen[str(example.fold)]) for example in examples],
+        workers=1,
+    )
+    write_report(
+        out,
+        table,
+        json.loads(summary.read_text()),
+        json.loads(card.read_text()),
+        {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids},
+        ((name, pack[f"{name}.image"], pack[f"{name}.label_map"], label_map) for name, label_map in decoded),
+        str(submission),
+    )
+    print(f"report: {out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,63 @@
+"""submit: test predictions to a checked submission and its run card."""
+
+import json
+from pathlib import Path
+
+from pipeline.experiments.evaluation import expect_leaderboard
+from pipeline.experiments.inference import decode_predictions
+from pipeline.experiments.run_card import make_run_card
+from pipeline.experiments.runs import read_scores
+from pipeline.files import write_json
+from pipeline.images.store import Pack
+from pipeline.images.table import read_table
+from pipeline.nuclei.decoding import Decoding
+from pipeline.nuclei.submission import score_submission, validate_submission, write_submission
+from pipeline.params import Params
+from pipeline.progress import track
+from pipeline.stages.run import read_seconds, run
+from pipeline.unet.runtime import select_device
+from pipeline.unet.weights import load_weights
+
+
+def main(
+    archives: Path,
+    prepared: Path,
+    probabilities: Path,
+    decoding: Path,
+    scores: Path,
+    summary: Path,
+    weights: Path,
+    submission: Path,
+    card: Path,
+    journal: Path,
+    params: Params,
+) -> None:
+    """Decode the test predictions, write and check the submission, and describe the run."""
+    table = read_table(prepared)
+    image_ids = table["image_id"].tolist()
+    choice = Decoding(**json.loads(decoding.read_text())["all"])
+    nuclei = decode_predictions(Pack(probabilities), image_ids, [choice] * len(image_ids), params.decode.workers)
+    write_submission(submission, track(nuclei, "submit", len(image_ids)))
+    shapes = zip(table["height"].tolist(), table["width"].tolist(), strict=True)
+    found = validate_submission(submission, dict(zip(image_ids, shapes, strict=True)))
+    solution = archives / params.data.solution
+    lb_map = score_submission(submission, solution).mean if image_ids and solution.is_file() else None
+    weight_files = [weights / f"{fold}.safetensors" for fold in params.folds.ids]
+    metadata = load_weights(weight_files[0], params.unet)[1]
+    content = make_run_card(
+        params,
+        json.loads(summary.read_text()),
+        expect_leaderboard(read_scores(scores), table["image_type"], params.evaluate),
+        lb_map,
+        read_seconds(journal, params.folds.ids),
+        str(select_device(params.train.device)),
+        [archives / params.data.train, archives / params.data.test, *weight_files],
+        {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")},
+    )
+    write_json(card, content)
+    known = "" if lb_map is None else f", scores {lb_map:.4f}"
+    print(f"{submission}: {found} nuclei in {len(image_ids)} images, valid{known}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""train@k: one fold's network, from the prepared images of the other folds.
+
+A fold is a pure function of (params, prepared images, fold table, k): run it anywhere, in any order.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+import pipeline.images
+import pipeline.nuclei.targets
+import pipeline.unet
+from pipeline.errors import InputError
+from pipeline.experiments.watch import HeldOutWatch
+from pipeline.files import sha256_of, write_text
+from pipeline.images.augment import augment_batch, crop_batch
+from pipeline.images.dataset import TileDataset, make_loader
+from pipeline.images.folds import check_folds, read_folds
+from pipeline.images.store import Pack
+from pipeline.images.table import read_table
+from pipeline.nuclei.targets import encode_targets, paper_weight_map
+from pipeline.params import Params
+from pipeline.stages.run import run
+from pipeline.unet.checkpoint import Checkpoint, fingerprint, locked_folder
+from pipeline.unet.model import build_model
+from pipeline.unet.runtime import configure_torch, select_device
+from pipeline.unet.training import PrepareBatch, Trainer, train_model
+from pipeline.unet.weights import save_weights
+
+
+def main(
+    prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params
+) -> None:
+    """Train the network of one fold; an interrupted training goes on where it was."""
+    table = read_table(prepared)
+    fold_table = read_folds(folds)
+    check_folds(fold_table, table["image_id"].tolist(), None, params.folds.ids)
+    if fold not in params.folds.ids:
+        raise InputError(f"fold {fold} is not one of folds.ids, {list(params.folds.ids)}")
+    configure_torch(params.train.threads)
+    held_out = fold_table.loc[fold_table["fold"] == fold, "image_id"]
+    val = table["image_id"].isin(held_out)
+    parts = describe_inputs(prepared, fold_table, fold, params)
+    with locked_folder(resume / f"fold{fold}-{fingerprint(parts)}") as folder:
+        trainer = make_trainer(fold, params)
+        pack = Pack(prepared / "images.npz")
+        checkpoint = Checkpoint(folder)
+        train_model(
+            trainer,
+            lambda step: load_batches(pack, table[~val], trainer, params, step),
+            make_preparation(params),
+            checkpoint,
+            HeldOutWatch(pack, table[val], params),
+            f"train fold {fold}",
+        )
+        metadata = {"fold": str(fold), "inputs": fingerprint(parts), **encoder_metadata(trainer)}
+        save_weights(trainer.ema, weights, metadata)
+        write_text(history, pd.DataFrame(trainer.history).to_csv(index=False, lineterminator="\n"))
+        checkpoint.clear()
+
+
+def make_trainer(fold: int, params: Params) -> Trainer:
+    """Build the network of a fold. Each fold has a seed of its own, for its weights as for its batches."""
+    train = params.train.model_copy(update={"seed": params.train.seed + 1000 * fold})
+    torch.manual_seed(train.seed)
+    return Trainer(build_model(params.unet), train, params.loss, select_device(train.device))
+
+
+def encoder_metadata(trainer: Trainer) -> dict[str, str]:
+    """Return where the encoder's weights came from, for the run card."""
+    return {f"encoder_{key}": value for key, value in trainer.model.encoder_weights.items()}  # type: ignore[operator, union-attr]
+
+
+def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Any:
+    """Return a loader of the batches from `step` to the end of the schedule."""
+    train = trainer.train
+    dataset = TileDataset(
+        pack, table, train, params.contrast, params.augment, train.seed, step * train.batch, trainer.steps * train.batch
+    )
+    return make_loader(dataset, train.batch, train.loader_workers, trainer.device.type == "cuda")
+
+
+def make_preparation(params: Params) -> PrepareBatch:
+    """Compose what happens to a batch on the device: augmentation, then targets, then weights of pixels."""
+    crop_px, loss = params.train.crop_px, params.loss
+
+    @torch.no_grad()
+    def prepare(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        if params.augment.backend == "device":
+            inputs, ids = augment_batch(images, label_maps, crop_px, params.augment, generator)
+        else:
+            inputs, ids = crop_batch(images, label_maps, crop_px)
+        targets = encode_targets(ids, params.targets)
+        if not loss.weight_map:
+            return inputs, targets, None
+        return inputs, targets, paper_weight_map(ids, loss.weight_map_w0, loss.weight_map_sigma_px).unsqueeze(1)
+
+    return prepare
+
+
+def describe_inputs(prepared: Path, fold_table: pd.DataFrame, fold: int, params: Params) -> dict[str, Any]:
+    """Collect everything that decides the weights: what a checkpoint must match to be resumed from."""
+    rooms = [*pipeline.images.__path__, *pipeline.unet.__path__]
+    sources = [path for room in rooms for path in sorted(Path(room).glob("*.py"))]
+    sources += [Path(str(pipeline.nuclei.targets.__file__)), Path(__file__)]
+    sections = ("contrast", "unet", "targets", "loss", "augment", "train")
+    return {
+        "fold": fold,
+        "params": {name: getattr(params, name).model_dump() for name in sections},
+        "folds": fold_table.to_csv(index=False),
+        "images": sha256_of(prepared / "images.npz"),
+        "code": hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    run(main)
