@@ -3,12 +3,12 @@
     python data/make_sample.py stage1_train.zip data/sample
 
 The rule, fixed before any score was seen. Fields (mosaics, near-duplicates) are found from the images, and a field is
-drawn for one part only. The training part takes `MOSAICS` whole four-tile fields, the lightest image with more than 255
-nuclei, the fields of the images with the largest and the smallest nuclei among light ones, and the lightest image of
-each image size that `COMMON` of all images have. Both parts are then filled at random with single images until each image
-type has its share of the full set, and at least its minimum. To stay small, only images whose files are lighter than
-`LIGHT` of their type are drawn at random, and PNGs are written anew where that makes them shorter. The test part's truth
-goes into stage1_solution.csv in Kaggle's format.
+drawn for one part only. The training part takes `MOSAICS` whole four-tile fields, the lightest image with more than
+255 nuclei, the fields of the images with the largest and the smallest nuclei among light ones, and the lightest image
+of each image size that `COMMON` of all images have. Both parts are then filled at random with single images until
+each image type has its share of the full set, and at least its minimum. To stay small, only images whose files are
+lighter than `LIGHT` of their type are drawn at random, and PNGs are written anew where that makes them shorter. The
+test part's truth goes into stage1_solution.csv in Kaggle's format.
 """
 
 import argparse

@@ -45,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
         "runs",
         nargs="*",
         metavar="REV|EXPERIMENT|NAME|PATH",
-        help="git revisions, DVC experiments, kept runs, or folders or CSVs of scores; the first is what the others are "
-        "compared with; a single one is compared with the current run",
+        help="git revisions, DVC experiments, kept runs, or folders or CSVs of scores; the others are compared with "
+        "the first; a single one is compared with the current run",
     )
     compare.set_defaults(call=_compare)
 

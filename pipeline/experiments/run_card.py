@@ -63,7 +63,7 @@ def make_run_card(
 
 
 def find_revision() -> str | None:
-    """Return the git revision of the working tree, with `-dirty` where tracked code differs from it; None without git."""
+    """Return the git revision, with `-dirty` where tracked files differ from it; None without git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -33,9 +33,7 @@ _OUTLINE_RGB = (255, 220, 0)
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 
 
-def segment_files(
-    paths: Sequence[Path], out: Path, params_path: Path, folds: Path
-) -> Iterator[tuple[Path, int]]:
+def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Path) -> Iterator[tuple[Path, int]]:
     """Find the nuclei of the images at `paths`, write them to `out`, and yield each label map's path and count.
 
     Args:
@@ -81,7 +79,9 @@ def read_images(path: Path, max_pixels: int) -> Iterator[tuple[str, NDArray[np.u
         InputError: the file is no image, is damaged, or has more than `max_pixels` pixels.
     """
     data = path.read_bytes()
-    pages = _read_tiff(data, path, max_pixels) if data.startswith(_TIFF) else [decode_image(data, str(path), max_pixels)]
+    pages = (
+        _read_tiff(data, path, max_pixels) if data.startswith(_TIFF) else [decode_image(data, str(path), max_pixels)]
+    )
     for number, page in enumerate(pages):
         yield (path.stem if len(pages) == 1 else f"{path.stem}.page{number:03d}"), to_rgb(page)
 
@@ -117,7 +117,10 @@ def write_nuclei(out: Path, name: str, image: NDArray[np.uint8], label_map: NDAr
     path = out / f"{name}.label_map.tif"
     with atomic_path(path) as partial:
         tifffile.imwrite(
-            partial, label_map.astype(np.uint16 if count < 2**16 else np.uint32), compression="zlib", photometric="minisblack"
+            partial,
+            label_map.astype(np.uint16 if count < 2**16 else np.uint32),
+            compression="zlib",
+            photometric="minisblack",
         )
     measured = pd.DataFrame(regionprops_table(label_map, properties=("label", "area", "centroid")))
     measured.columns = pd.Index(["label", "area_px", "row", "column"])

@@ -4,13 +4,13 @@ It selects nothing, so no stage's result depends on this module.
 """
 
 import pandas as pd
-from torch import nn
 
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import Pack
 from pipeline.nuclei.decoding import Decoding, decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.params import DecodeParams, Params
+from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.predict import predict_images
 
 
@@ -29,7 +29,7 @@ class HeldOutWatch:
         self._pack, self._params = pack, params
         self._predict = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
 
-    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+    def __call__(self, model: NormalizedUNet, step: int) -> dict[str, float]:
         """Return {"val_map": mean score in [0, 1]}, or NaN in an epoch that takes no look."""
         train = self._params.train
         epoch = step // train.steps_per_epoch

@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError
 
-_ENTRY = re.compile(r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)\.png", re.IGNORECASE | re.DOTALL)
+_ENTRY = re.compile(
+    r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)\.png", re.IGNORECASE | re.DOTALL
+)
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
 
 
@@ -38,7 +40,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such archive; get it with `python -m pipeline fetch`, or set data.dir, data.train and data.test"
+            f"{path}: no such archive; `python -m pipeline fetch` gets it, or set data.dir, data.train, data.test"
         ) from error
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a whole zip file ({error}); download it again") from error
@@ -97,7 +99,9 @@ def _check_labels(
 ) -> None:
     stray = sorted(masks.keys() - images.keys())
     if stray:
-        raise InputError(f"{archive.filename}: {masks[stray[0]][0]}: a mask without an image; remove it or add the image")
+        raise InputError(
+            f"{archive.filename}: {masks[stray[0]][0]}: a mask without an image; remove it or add the image"
+        )
     bare = sorted(images.keys() - masks.keys())
     if required and bare:
         raise InputError(

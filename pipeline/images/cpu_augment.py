@@ -85,9 +85,7 @@ def _whole_policy(A: Any, params: AugmentParams, crop_px: int) -> list[Any]:  # 
     steps += [
         A.ChannelShuffle(p=params.channel_shuffle),
         A.ToGray(p=params.to_gray),
-        A.RandomBrightnessContrast(
-            (-params.brightness, params.brightness), (1 / contrast - 1, contrast - 1), p=1.0
-        ),
+        A.RandomBrightnessContrast((-params.brightness, params.brightness), (1 / contrast - 1, contrast - 1), p=1.0),
         A.InvertImg(p=params.inversion),
         A.RandomGamma((100 / gamma, 100 * gamma), p=1.0),
     ]

@@ -4,6 +4,8 @@ In: a prepared split's pack and table. Out: tiles `(T, T, 3)` uint8 and their la
 running number: sample n of a run is the same whoever asks for it, in whichever worker and after whatever restart.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -116,19 +118,19 @@ def cut_tile(
     source_px = max(1, round(tile_px / zoom))
     top, left = (int(rng.integers(0, max(0, size - source_px) + 1)) for size in image.shape[:2])
     window = np.s_[top : top + source_px, left : left + source_px]
-    tile, ids = image[window], label_map[window].astype(np.int32)
+    tile: NDArray[Any] = image[window]
+    ids: NDArray[Any] = label_map[window].astype(np.int32)
     if zoom != 1.0:
         size = (max(1, round(tile.shape[1] * zoom)), max(1, round(tile.shape[0] * zoom)))
         tile = cv2.resize(tile, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    tile, ids = tile[:tile_px, :tile_px], ids[:tile_px, :tile_px]
-    missing = [tile_px - size for size in tile.shape[:2]]
-    before = [pad // 2 for pad in missing]
-    border = (before[0], missing[0] - before[0], before[1], missing[1] - before[1])
-    return (
-        cv2.copyMakeBorder(np.ascontiguousarray(tile), *border, cv2.BORDER_REFLECT),
-        cv2.copyMakeBorder(np.ascontiguousarray(ids), *border, cv2.BORDER_REFLECT),
-    )
+    return _mirror_to(tile[:tile_px, :tile_px], tile_px), _mirror_to(ids[:tile_px, :tile_px], tile_px)
+
+
+def _mirror_to(array: NDArray[Any], size_px: int) -> NDArray[Any]:
+    """Return `array` (H, W[, C]) in the middle of a square of `size_px`, mirrored outwards as often as it takes."""
+    (top, bottom), (left, right) = (((size_px - n) // 2, (size_px - n + 1) // 2) for n in array.shape[:2])
+    return np.asarray(cv2.copyMakeBorder(np.ascontiguousarray(array), top, bottom, left, right, cv2.BORDER_REFLECT))
 
 
 def make_loader(dataset: TileDataset, batch: int, workers: int, pin: bool) -> "DataLoader[tuple[Tensor, Tensor]]":

@@ -44,7 +44,8 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
         InputError: a file does not decode, or a mask's size is not its image's.
     """
     image = to_rgb(decode_image(read_entry(archive, entry.image_entry), entry.image_entry, params.max_pixels))
-    label_map, problems = None, []
+    label_map: NDArray[np.uint16] | None = None
+    problems: list[Problem] = []
     if labelled:
         masks = (_read_mask(archive, name, image.shape[:2], params) for name in entry.mask_entries)
         label_map, problems = merge_masks(masks, image.shape[:2], params.min_fragment_px)
@@ -125,6 +126,8 @@ def read_sizes(path: Path, max_pixels: int) -> dict[str, tuple[int, int]]:
     """
     with open_archive(path) as archive:
         return {
-            entry.image_id: decode_image(read_entry(archive, entry.image_entry), entry.image_entry, max_pixels).shape[:2]
+            entry.image_id: decode_image(read_entry(archive, entry.image_entry), entry.image_entry, max_pixels).shape[
+                :2
+            ]
             for entry in index_archive(archive, labelled=False, allow_unlabelled=True)
         }

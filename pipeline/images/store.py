@@ -7,7 +7,8 @@ array from the disk instead of loading it. One file per split keeps DVC's hashin
 import mmap
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,9 @@ class Pack(Mapping[str, NDArray[Any]]):
         name_length, extra_length = struct.unpack_from("<HH", self._map, offset + 26)
         start = offset + 30 + name_length + extra_length
         self._map.seek(start)
-        version = np.lib.format.read_magic(self._map)  # type: ignore[arg-type]
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(self._map)  # type: ignore[arg-type]
+        version = np.lib.format.read_magic(self._map)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(self._map)
         count = int(np.prod(shape, dtype=np.int64))
         return np.frombuffer(self._map, dtype, count, self._map.tell()).reshape(shape)
 
@@ -98,3 +97,13 @@ class Pack(Mapping[str, NDArray[Any]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path = state["path"]
         self._open()
+
+
+def open_packs(paths: Iterable[Path]) -> Mapping[str, NDArray[Any]]:
+    """Open several packs as one mapping, as safe to pickle as each of them.
+
+    Raises:
+        InputError: a pack is missing or damaged.
+    """
+    packs: list[Any] = [Pack(path) for path in paths]
+    return ChainMap(*packs)

@@ -1,6 +1,5 @@
 """evaluate: out-of-fold predictions to cross-fitted fold scores and the decoding parameters for the test set."""
 
-from collections import ChainMap
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from pipeline.experiments.evaluation import describe_decoding, format_fold_table, summarize_scores, tabulate_scores
 from pipeline.files import write_json, write_text
 from pipeline.images.folds import check_folds, read_folds
-from pipeline.images.store import Pack
+from pipeline.images.store import Pack, open_packs
 from pipeline.images.table import read_table
 from pipeline.nuclei.tuning import candidates, count_candidates, cross_fit, score_candidates
 from pipeline.params import Params
@@ -20,7 +19,7 @@ def main(prepared: Path, folds: Path, oof: Path, scores: Path, summary: Path, de
     images = read_folds(folds).merge(read_table(prepared)[["image_id", "image_type"]], on="image_id", how="left")
     check_folds(read_folds(folds), read_table(prepared)["image_id"].tolist(), None, params.folds.ids)
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
-    predictions = ChainMap(*(Pack(oof / f"{fold}.npz") for fold in params.folds.ids))
+    predictions = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids)
     choices = candidates(params.decode)
     image_ids = images["image_id"].tolist()
     counts = count_candidates(predictions, Pack(prepared / "images.npz"), image_ids, choices, params.decode.workers)

@@ -1,7 +1,6 @@
 """report: the run as one HTML file that works offline."""
 
 import json
-from collections import ChainMap
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pandas as pd
 from pipeline.experiments.inference import decode_predictions
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
-from pipeline.images.store import Pack
+from pipeline.images.store import Pack, open_packs
 from pipeline.nuclei.decoding import Decoding
 from pipeline.params import Params
 from pipeline.stages.run import run
@@ -31,7 +30,7 @@ def main(
     table = read_scores(scores)
     chosen = json.loads(decoding.read_text())["folds"]
     examples = choose_examples(table)
-    predictions = ChainMap(*(Pack(oof / f"{fold}.npz") for fold in params.folds.ids))
+    predictions = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids)
     pack = Pack(prepared / "images.npz")
     decoded = decode_predictions(
         predictions,

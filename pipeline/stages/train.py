@@ -32,9 +32,7 @@ from pipeline.unet.training import PrepareBatch, Trainer, train_model
 from pipeline.unet.weights import save_weights
 
 
-def main(
-    prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params
-) -> None:
+def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params) -> None:
     """Train the network of one fold; an interrupted training goes on where it was."""
     table = read_table(prepared)
     fold_table = read_folds(folds)
@@ -72,7 +70,7 @@ def make_trainer(fold: int, params: Params) -> Trainer:
 
 def encoder_metadata(trainer: Trainer) -> dict[str, str]:
     """Return where the encoder's weights came from, for the run card."""
-    return {f"encoder_{key}": value for key, value in trainer.model.encoder_weights.items()}  # type: ignore[operator, union-attr]
+    return {f"encoder_{key}": value for key, value in trainer.model.encoder_weights.items()}
 
 
 def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Any:

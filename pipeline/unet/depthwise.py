@@ -4,7 +4,6 @@ oneDNN has no fast bf16 backward pass for depthwise convolutions with a stride o
 AVX512-BF16 they took 2 to 12 times as long as in float32, and 3 x 3 ones of stride 1 half as long.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -22,15 +21,14 @@ class _Float32OnCpu:
             return convolve.forward(x.float()).to(x.dtype)
 
 
-@cache
-def _float32_class(base: type[nn.Conv2d]) -> type[nn.Conv2d]:
+def _float32_class(base: type[nn.Conv2d]) -> Any:
     """Return the subclass of a convolution's class (timm has its own for TensorFlow's padding) with the mixin."""
     return type(f"Float32{base.__name__}", (_Float32OnCpu, base), {})
 
 
 def run_slow_depthwise_in_float32(model: nn.Module) -> None:
-    """Change the model's depthwise convolutions with a stride or a large kernel in place; its weights stay as named."""
+    """Change the model's depthwise convolutions with a stride or a large kernel in place; weights keep their names."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            if max(module.kernel_size) > 3 or max(module.stride) > 1:
-                module.__class__ = _float32_class(type(module))
+            is_slow = max(module.kernel_size) > 3 or max(module.stride) > 1
+            module.__class__ = _float32_class(type(module)) if is_slow else type(module)

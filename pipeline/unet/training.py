@@ -15,7 +15,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
@@ -25,20 +25,21 @@ from pipeline.params import LossParams, TrainParams
 from pipeline.progress import track
 from pipeline.unet.checkpoint import Checkpoint
 from pipeline.unet.losses import combined_loss
+from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import autocast, memory_format
 
 Batch = tuple[Tensor, Tensor]
 # (images, label_maps, generator) of a batch on the device -> inputs, targets, and weights of pixels or None.
 PrepareBatch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor | None]]
-Watch = Callable[[nn.Module, int], dict[str, float]]
+Watch = Callable[[NormalizedUNet, int], dict[str, float]]
 History = list[dict[str, float]]
 
 
 class Trainer:
     """One fold's training: its model, averaged weights, optimiser and schedule, and how to save and resume them."""
 
-    def __init__(self, model: nn.Module, train: TrainParams, loss: LossParams, device: torch.device) -> None:
-        self.model = model.to(device, memory_format=memory_format(train.channels_last))
+    def __init__(self, model: NormalizedUNet, train: TrainParams, loss: LossParams, device: torch.device) -> None:
+        self.model = model.to(device).to(memory_format=memory_format(train.channels_last))
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         self.train, self.loss, self.device = train, loss, device
         self.steps = train.epochs * train.steps_per_epoch
@@ -93,8 +94,8 @@ class Trainer:
         self.schedule.step()
         self._average_weights()
         self.step += 1
-        terms = {"loss": total.detach(), **terms, "grad_norm": norm}
-        self._sums = {name: self._sums.get(name, 0) + value.float() for name, value in terms.items()}
+        for name, value in {"loss": total.detach(), **terms, "grad_norm": norm}.items():
+            self._sums[name] = self._sums[name] + value.float() if name in self._sums else value.float()
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -122,7 +123,7 @@ class Trainer:
                 f"the loss became {means['loss']} in the {steps} steps before step {self.step}; "
                 f"lower train.lr ({self.train.lr}) or train.clip_norm ({self.train.clip_norm})"
             )
-        row = {"epoch": self.step // steps, "step": self.step, "lr": self.schedule.get_last_lr()[0]}
+        row: dict[str, float] = {"epoch": self.step // steps, "step": self.step, "lr": self.schedule.get_last_lr()[0]}
         self.history.append({**row, **means, **watched, "seconds": self.seconds})
 
 
@@ -140,7 +141,7 @@ def train_model(
     checkpoint: Checkpoint,
     watch: Watch,
     title: str,
-) -> nn.Module:
+) -> NormalizedUNet:
     """Train to the end of the schedule, from the last checkpoint if there is one, and return the averaged model.
 
     Args:
@@ -174,7 +175,9 @@ def train_model(
                 mark = time.monotonic()
             if stop_requested():
                 checkpoint.save(trainer.state())
-                print(f"{title}: stopped at step {trainer.step}, state saved; run the same command to go on", flush=True)
+                print(
+                    f"{title}: stopped at step {trainer.step}, state saved; run the same command to go on", flush=True
+                )
                 raise KeyboardInterrupt
             if now - saved >= trainer.train.checkpoint_every_s:
                 checkpoint.save(trainer.state())

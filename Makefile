@@ -1,0 +1,40 @@
+# `make repro` and `make test` do all the set-up themselves; they need Python 3.11, git and make.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 python))
+VENV := .venv
+READY := $(VENV)/.ready
+# DVC starts its stages through a shell: they must find this environment's python.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: help repro test lint dvc-deps clean
+help:
+	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
+	@echo "make test      run the tests"
+	@echo "make lint      ruff and mypy"
+	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
+	@echo "make clean     remove the environment"
+
+repro: $(READY)
+	dvc repro
+	@python -m pipeline summary
+
+test: $(READY)
+	python -m pytest
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	mypy
+
+dvc-deps: $(READY)
+	python tests/code_deps.py
+
+clean:
+	rm -rf $(VENV)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11; name one with 'make PYTHON=/path/to/python3.11'"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
