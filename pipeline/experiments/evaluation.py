@@ -85,8 +85,8 @@ def format_fold_table(scores: pd.DataFrame, summary: dict[str, Any]) -> str:
     body.loc["mean"], body.loc["std"] = mean, std
     body["images"] = [f"{value:.0f}" if value == value else "" for value in body["images"]]
     text = body.to_string(float_format=lambda value: f"{value:.3f}", na_rep="-")
-    low, high = summary["cv_low"], summary["cv_high"]
+    cv = {name: f"{summary[name]:.3f}" for name in ("cv_map", "cv_std", "cv_low", "cv_high", "pooled_ap")}
     return (
-        f"{text}\n\ncross-fitted CV over {summary['images']} images: "
-        f"{summary['cv_map']:.3f} +- {summary['cv_std']:.3f} (95 % interval {low:.3f} .. {high:.3f}; pooled AP {summary['pooled_ap']:.3f})"
+        f"{text}\n\ncross-fitted CV over {summary['images']} images: {cv['cv_map']} +- {cv['cv_std']} "
+        f"(95 % interval {cv['cv_low']} .. {cv['cv_high']}; pooled AP {cv['pooled_ap']})"
     )

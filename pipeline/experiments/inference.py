@@ -1,11 +1,10 @@
-"""Trained folds at work: stored images or a user's own to probabilities, and to nuclei.
+"""Trained folds at work: stored images or a user's own to probabilities.
 
 Held-out folds, the test set and a user's images all pass through `predict_probabilities_of` here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +12,11 @@ from numpy.typing import NDArray
 from pipeline.files import atomic_path
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import PackWriter
-from pipeline.nuclei.decoding import Decoding, decode_instances
-from pipeline.parallel import map_in_order
 from pipeline.params import Params
 from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.predict import predict_images
 from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.weights import load_weights
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[NormalizedUNet]:
@@ -49,16 +44,3 @@ def store_predictions(path: Path, predictions: Iterable[tuple[str, NDArray[np.ui
     with atomic_path(path) as partial, PackWriter(partial) as pack:
         for image_id, probabilities in predictions:
             pack.add(f"{image_id}.probabilities", probabilities)
-
-
-def decode_predictions(
-    predictions: Arrays, image_ids: Sequence[str], decodings: Sequence[Decoding], workers: int
-) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield (image_id, label_map (H, W) int32) of stored predictions, each decoded with its own parameters."""
-    jobs = [(predictions, image_id, decoding) for image_id, decoding in zip(image_ids, decodings, strict=True)]
-    return zip(image_ids, map_in_order(_decode_job, jobs, workers), strict=True)
-
-
-def _decode_job(job: tuple[Arrays, str, Decoding]) -> NDArray[np.int32]:
-    predictions, image_id, decoding = job
-    return decode_instances(predictions[f"{image_id}.probabilities"], decoding)

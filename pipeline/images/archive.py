@@ -18,6 +18,8 @@ from pipeline.errors import InputError
 _ENTRY = re.compile(
     r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)\.png", re.IGNORECASE | re.DOTALL
 )
+# What zipfile raises where an archive is damaged, according to where the damage lies.
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
 
 
@@ -42,7 +44,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise InputError(
             f"{path}: no such archive; `python -m pipeline fetch` gets it, or set data.dir, data.train, data.test"
         ) from error
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path}: not a whole zip file ({error}); download it again") from error
 
 
@@ -54,7 +56,7 @@ def read_entry(archive: zipfile.ZipFile, entry: str) -> bytes:
     """
     try:
         return archive.read(entry)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{archive.filename}: {entry}: damaged ({error}); download the archive again") from error
 
 

@@ -76,11 +76,13 @@ def _whole_policy(A: Any, params: AugmentParams, crop_px: int) -> list[Any]:  # 
             **warp,
         )
     )
-    if params.elastic.probability:
-        # A field smoothed by sigma keeps 1 / (2 sqrt(pi) sigma) of its deviation: alpha gives it back.
+    if params.elastic.probability and params.elastic.std_px:
+        # Uniform noise in +-1 deviates by 1 / sqrt(3), and a field smoothed by sigma keeps 1 / (2 sqrt(pi) sigma) of
+        # that: alpha gives both back. (Normal noise would be divided by its largest value.)
         sigma = params.elastic.spacing_px / 2
-        alpha = params.elastic.std_px * 2 * np.sqrt(np.pi) * sigma
-        steps.append(A.ElasticTransform(alpha=alpha, sigma=sigma, p=params.elastic.probability, **warp))
+        alpha = params.elastic.std_px * np.sqrt(3) * 2 * np.sqrt(np.pi) * sigma
+        elastic = {"alpha": alpha, "sigma": sigma, "noise_distribution": "uniform", "p": params.elastic.probability}
+        steps.append(A.ElasticTransform(**elastic, **warp))
     steps.append(A.CenterCrop(crop_px, crop_px))
     steps += [
         A.ChannelShuffle(p=params.channel_shuffle),
@@ -89,7 +91,7 @@ def _whole_policy(A: Any, params: AugmentParams, crop_px: int) -> list[Any]:  # 
         A.InvertImg(p=params.inversion),
         A.RandomGamma((100 / gamma, 100 * gamma), p=1.0),
     ]
-    if params.blur:
+    if params.blur and params.blur_sigma_px:
         steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, params.blur_sigma_px), p=params.blur))
     if params.noise_std:
         steps.append(A.GaussNoise(std_range=(0.0, params.noise_std), p=1.0))

@@ -104,7 +104,10 @@ def _prepare_all(path: Path, labelled: bool, params: DataParams) -> Iterator[Pre
     with open_archive(path) as archive:
         entries = index_archive(archive, labelled, params.allow_unlabelled)
     jobs = [(path, entry, labelled, params) for entry in entries]
-    yield from track(map_in_order(_prepare_job, jobs, params.workers), f"prepare {path.name}", len(jobs))
+    try:
+        yield from track(map_in_order(_prepare_job, jobs, params.workers), f"prepare {path.name}", len(jobs))
+    finally:
+        _open_once.cache_clear()  # one worker is this process, and another file may come to lie at this path
 
 
 @lru_cache(maxsize=1)

@@ -127,19 +127,13 @@ def clean_mask(mask: Mask, min_fragment_px: int) -> tuple[Mask, list[Problem]]:
     A hole is background that the nucleus encloses (4-connected). A speck is a detached fragment (8-connected) of fewer
     than `min_fragment_px` pixels. Larger fragments stay part of the nucleus. All are reported.
     """
-    problems: list[Problem] = []
-    pixels = mask.pixels
-    inside = np.pad(pixels, 1)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
-    if count > 2:
-        areas = stats[1:, cv2.CC_STAT_AREA]
-        for area in np.sort(areas)[:-1]:
-            kind, handling = ("speck", "dropped") if area < min_fragment_px else ("fragment", "kept in the nucleus")
-            problems.append(Problem(mask.mask_id, kind, int(area), handling))
-    if count > 1:
-        inside = np.r_[False, stats[1:, cv2.CC_STAT_AREA] >= min_fragment_px][parts]
-        if not inside.any():
-            problems.append(Problem(mask.mask_id, "speck", int(pixels.sum()), "dropped"))
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(np.pad(mask.pixels, 1).astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    large = areas >= min_fragment_px
+    fragments = np.sort(areas[large])[:-1]  # all but the nucleus itself, the largest
+    problems = [Problem(mask.mask_id, "speck", int(area), "dropped") for area in np.sort(areas[~large])]
+    problems += [Problem(mask.mask_id, "fragment", int(area), "kept in the nucleus") for area in fragments]
+    inside = np.r_[False, large][parts]
     outside_count, outside = cv2.connectedComponents((~inside).astype(np.uint8), connectivity=4)
     if outside_count > 2:
         hole = (outside != outside[0, 0]) & ~inside
@@ -171,7 +165,10 @@ def merge_masks(
         if clean.pixels.any():
             cleaned.append(clean)
     if len(cleaned) > _MAX_NUCLEI:
-        raise InputError(f"{len(cleaned)} nuclei in one image; a label map holds {_MAX_NUCLEI}; split the image")
+        raise InputError(
+            f"{len(cleaned)} nuclei in the image of mask {cleaned[0].mask_id}; a label map holds {_MAX_NUCLEI}; "
+            "split the image"
+        )
     order = sorted(range(len(cleaned)), key=lambda i: -int(cleaned[i].pixels.sum()))
     claimed = np.zeros(shape, bool)
     for index in order:

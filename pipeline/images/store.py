@@ -6,6 +6,7 @@ array from the disk instead of loading it. One file per split keeps DVC's hashin
 
 import mmap
 import struct
+import tokenize
 import zipfile
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
+# What zipfile and numpy raise where a pack is damaged, according to where the damage lies.
+_DAMAGE = (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, SyntaxError, tokenize.TokenError)
 # The time that every member carries, so that equal arrays give equal bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -46,7 +49,7 @@ class PackWriter:
             raise InputError(f"{self._zip.filename}: two arrays named {name!r}; names in a pack must differ")
         entry = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
         with self._zip.open(entry, "w", force_zip64=array.nbytes > 2**30) as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+            np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
 class Pack(Mapping[str, NDArray[Any]]):
@@ -63,7 +66,7 @@ class Pack(Mapping[str, NDArray[Any]]):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 self._entries = {i.filename.removesuffix(".npy"): i.header_offset for i in archive.infolist()}
-        except (OSError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise InputError(
                 f"{self.path}: not a readable pack ({error}); run the stage that writes it again"
             ) from error
@@ -72,15 +75,22 @@ class Pack(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         offset = self._entries[name]
+        try:
+            return self._map_array(offset)
+        except _DAMAGE as error:
+            raise InputError(f"{self.path}: {name}: damaged ({error}); run the stage that writes it again") from error
+
+    def _map_array(self, offset: int) -> NDArray[Any]:
         # The local header, section 4.3.7 of PKWARE's APPNOTE: its two lengths may differ from the directory's.
         name_length, extra_length = struct.unpack_from("<HH", self._map, offset + 26)
         start = offset + 30 + name_length + extra_length
         self._map.seek(start)
         version = np.lib.format.read_magic(self._map)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(self._map)
+        shape, fortran, dtype = read_header(self._map)
         count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self._map, dtype, count, self._map.tell()).reshape(shape)
+        values = np.frombuffer(self._map, dtype, count, self._map.tell())
+        return values.reshape(shape, order="F" if fortran else "C")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

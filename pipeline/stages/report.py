@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.experiments.inference import decode_predictions
+from pipeline.experiments.instances import decode_predictions
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
 from pipeline.images.store import Pack, open_packs

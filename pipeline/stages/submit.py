@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.experiments.evaluation import expect_leaderboard
-from pipeline.experiments.inference import decode_predictions
+from pipeline.experiments.instances import decode_predictions
 from pipeline.experiments.run_card import make_run_card
 from pipeline.experiments.runs import read_scores
 from pipeline.files import write_json
@@ -16,7 +16,7 @@ from pipeline.params import Params
 from pipeline.progress import track
 from pipeline.stages.run import read_seconds, run
 from pipeline.unet.runtime import select_device
-from pipeline.unet.weights import load_weights
+from pipeline.unet.weights import read_metadata
 
 
 def main(
@@ -43,7 +43,7 @@ def main(
     solution = archives / params.data.solution
     lb_map = score_submission(submission, solution).mean if image_ids and solution.is_file() else None
     weight_files = [weights / f"{fold}.safetensors" for fold in params.folds.ids]
-    metadata = load_weights(weight_files[0], params.unet)[1]
+    metadata = read_metadata(weight_files[0])
     content = make_run_card(
         params,
         json.loads(summary.read_text()),

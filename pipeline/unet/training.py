@@ -123,7 +123,11 @@ class Trainer:
                 f"the loss became {means['loss']} in the {steps} steps before step {self.step}; "
                 f"lower train.lr ({self.train.lr}) or train.clip_norm ({self.train.clip_norm})"
             )
-        row: dict[str, float] = {"epoch": self.step // steps, "step": self.step, "lr": self.schedule.get_last_lr()[0]}
+        row: dict[str, float] = {
+            "epoch": self.step // steps,
+            "step": self.step,
+            "lr": float(self.schedule.get_last_lr()[0]),
+        }
         self.history.append({**row, **means, **watched, "seconds": self.seconds})
 
 

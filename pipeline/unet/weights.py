@@ -50,6 +50,15 @@ def load_weights(path: Path, params: SmpParams | VanillaParams) -> tuple[Normali
     return model.eval(), metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata saved with the weights at `path`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return _read(path)[1]
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:

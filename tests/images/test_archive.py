@@ -1,0 +1,173 @@
+"""An archive is indexed as Kaggle lays it out, and what no honest archive has ends in one error that names it."""
+
+import stat
+import unicodedata
+import zipfile
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import InputError
+from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
+
+IMAGE, MASK = "a/images/a.png", "a/masks/m.png"
+
+
+def index(path, labelled=True, allow_unlabelled=False):
+    with open_archive(path) as archive:
+        return index_archive(archive, labelled, allow_unlabelled)
+
+
+def read_all(path):
+    with open_archive(path) as archive:
+        for image in index_archive(archive, labelled=True, allow_unlabelled=True):
+            for entry in (image.image_entry, *image.mask_entries):
+                read_entry(archive, entry)
+
+
+def refusal(path, **options):
+    """Return the message of the one error in which indexing ends; it names the archive."""
+    with pytest.raises(InputError) as caught:
+        index(path, **options)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_images_and_masks_come_sorted(make_archive):
+    entries = ["b/masks/2.png", "b/images/b.png", "b/masks/1.png", IMAGE, MASK]
+    assert index(make_archive(dict.fromkeys(entries, b""))) == [
+        ArchiveImage("a", IMAGE, (MASK,)),
+        ArchiveImage("b", "b/images/b.png", ("b/masks/1.png", "b/masks/2.png")),
+    ]
+
+
+def test_leading_folders_and_what_is_not_the_data_are_passed_over(make_archive):
+    top = "data-science-bowl-2018-fixes-master/stage1_train/"
+    others = ["README.md", f"{top}README.md", f"{top}a/notes.txt", f"{top}a/images/.DS_Store", f"{top}a/masks/._m.png"]
+    others += ["__MACOSX/a/images/a.png", f"{top}", f"{top}a/", f"{top}a/images/"]
+    path = make_archive(dict.fromkeys([top + IMAGE, top + MASK, *others], b""))
+    assert index(path) == [ArchiveImage("a", top + IMAGE, (top + MASK,))]
+
+
+def test_capitals_in_the_layout_do_not_matter(make_archive):
+    assert index(make_archive({"a/Images/a.PNG": b"", "a/MASKS/m.Png": b""})) == [
+        ArchiveImage("a", "a/Images/a.PNG", ("a/MASKS/m.Png",))
+    ]
+
+
+def test_a_test_set_has_no_masks_even_where_it_has(make_archive):
+    path = make_archive({IMAGE: b"", MASK: b"", "stray/masks/m.png": b""})
+    assert index(path, labelled=False) == [ArchiveImage("a", IMAGE, ())]
+
+
+@pytest.mark.parametrize(
+    "entry", ["../a/images/a.png", "a/../../images/a.png", "/a/images/a.png", "a\\images\\a.png", "C:/a/images/a.png"]
+)
+def test_entries_that_lead_out_of_the_folder_are_refused(make_archive, entry):
+    message = refusal(make_archive({IMAGE: b"", MASK: b"", entry: b""}))
+    assert repr(entry) in message
+    assert "leads out" in message
+
+
+def test_control_characters_are_refused(make_archive):
+    assert "control character" in refusal(make_archive({IMAGE: b"", MASK: b"", "b\n/images/b.png": b""}))
+
+
+def test_a_symbolic_link_is_refused(make_archive):
+    path = make_archive({IMAGE: b"", MASK: b""})
+    link = zipfile.ZipInfo("b/images/b.png")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    message = refusal(path)
+    assert "symbolic link" in message
+    assert link.filename in message
+
+
+def test_an_encrypted_entry_is_refused(make_archive):
+    path = make_archive({IMAGE: b"", MASK: b""})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flags of the directory's first entry
+    path.write_bytes(data)
+    message = refusal(path)
+    assert "encrypted" in message
+    assert IMAGE in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("A/images/a.png", "a/images/A.png"),
+        (unicodedata.normalize("NFC", "é/images/a.png"), unicodedata.normalize("NFD", "é/images/a.png")),
+    ],
+)
+def test_names_that_some_file_systems_take_for_one_are_refused(make_archive, first, second):
+    message = refusal(make_archive({first: b"", second: b""}))
+    assert "the same name" in message
+    assert repr(first) in message
+    assert repr(second) in message
+
+
+@pytest.mark.parametrize("second", ["a/images/b.png", "part2/a/images/a.png"])
+def test_two_images_with_one_id_are_refused(make_archive, second):
+    message = refusal(make_archive({IMAGE: b"", MASK: b"", second: b""}))
+    assert "two images with the id a" in message
+    assert IMAGE in message
+    assert second in message
+
+
+def test_a_mask_without_an_image_is_refused(make_archive):
+    message = refusal(make_archive({IMAGE: b"", MASK: b"", "b/masks/m.png": b""}), allow_unlabelled=True)
+    assert "b/masks/m.png: a mask without an image" in message
+
+
+def test_an_image_without_masks_is_refused_unless_allowed(make_archive):
+    path = make_archive({IMAGE: b"", MASK: b"", "b/images/b.png": b""})
+    message = refusal(path)
+    assert "b/images/b.png: no masks" in message
+    assert "data.allow_unlabelled" in message
+    assert index(path, allow_unlabelled=True)[1] == ArchiveImage("b", "b/images/b.png", ())
+
+
+@pytest.mark.parametrize("entries", [{}, {"README.md": b"hello"}, {"images/a.png": b""}])
+def test_an_archive_without_images_is_refused(make_archive, entries):
+    assert "is it the right archive?" in refusal(make_archive(entries), labelled=False)
+
+
+def test_a_missing_archive_says_how_to_get_it(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.zip: no such archive; .* fetch"):
+        open_archive(tmp_path / "nothing.zip")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_truncated_archive_is_refused(make_archive, kept):
+    path = make_archive({IMAGE: bytes(1000), MASK: bytes(1000)})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(InputError, match=r"train\.zip: not a whole zip file"):
+        open_archive(path)
+
+
+def test_a_damaged_entry_is_named(make_archive):
+    path = make_archive({IMAGE: b"the pixels", MASK: b""}, compression=zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"the pixels", b"the voxels"))
+    with open_archive(path) as archive:
+        assert read_entry(archive, MASK) == b""
+        with pytest.raises(InputError, match=rf"{IMAGE}: damaged \(Bad CRC-32"):
+            read_entry(archive, IMAGE)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_byte_is_damaged_no_other_error_comes(make_archive, data):
+    path = make_archive({"é/images/a.png": b"the pixels" * 9, "é/masks/m.png": b"the mask" * 9})
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        read_all(path)
+    except InputError as error:
+        assert str(path) in str(error)

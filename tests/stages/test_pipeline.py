@@ -1,0 +1,197 @@
+"""The whole chain, stage by stage on a few of the sample's images with a tiny network: zips to a checked submission."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.experiments.segment import segment_files
+from pipeline.images.archive import index_archive, open_archive
+from pipeline.images.store import Pack
+from pipeline.nuclei.submission import score_submission, validate_submission
+from pipeline.params import Params, load_params
+from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, submit, train
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "data" / "sample"
+
+
+def tiny_params(**changes: object) -> Params:
+    """Return params.yaml's parameters, shrunk until a fold trains in a second."""
+    content = load_params(ROOT / "params.yaml").model_dump()
+    content["unet"] = {
+        "name": "vanilla", "depth": 3, "width": 4, "padding": "same", "upsampling": "nearest", "dropout": 0.0,
+    }  # fmt: skip
+    content["train"] |= {
+        "device": "cpu", "threads": 1, "epochs": 2, "steps_per_epoch": 3, "batch": 2, "tile_px": 80, "crop_px": 64,
+        "score_every_epochs": 1, "score_images": 1,
+    }  # fmt: skip
+    content["folds"] |= {"ids": [0, 1], "tries": 2}
+    content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
+    content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5], "workers": 1}
+    content["data"] |= {"workers": 1}
+    content["evaluate"] |= {"bootstrap": 100}
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        content[section][name] = value
+    return Params.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the 8 smallest training images of the sample, 3 test images and their solution."""
+    folder = tmp_path_factory.mktemp("archives")
+    for name, count in (("stage1_train.zip", 8), ("stage1_test.zip", 3)):
+        with open_archive(SAMPLE / name) as source, zipfile.ZipFile(folder / name, "w") as target:
+            entries = index_archive(source, "train" in name, True)
+            entries = sorted(entries, key=lambda entry: source.getinfo(entry.image_entry).file_size)[:count]
+            for entry in entries:
+                for member in (entry.image_entry, *entry.mask_entries):
+                    target.writestr(member, source.read(member))
+    solution = pd.read_csv(SAMPLE / "stage1_solution.csv")
+    kept = solution[solution["ImageId"].isin([entry.image_id for entry in entries])]
+    kept.to_csv(folder / "stage1_solution.csv", index=False)
+    return folder
+
+
+def run_chain(archives: Path, out: Path, params: Params) -> None:
+    """Call every stage's main in dvc.yaml's order."""
+    weights, oof, history = out / "weights", out / "oof", out / "history"
+    train_split, test_split, table = out / "train", out / "test", out / "folds.csv"
+    scores, cv, decoding = out / "scores.csv", out / "cv.json", out / "decoding.json"
+    prepare.main(archives, train_split, test_split, params)
+    folds.main(train_split, out, params)
+    for fold in params.folds.ids:
+        train.main(
+            train_split, table, fold, weights / f"{fold}.safetensors", history / f"{fold}.csv", out / "resume", params
+        )
+        predict_oof.main(train_split, table, weights, fold, oof / f"{fold}.npz", params)
+    evaluate.main(train_split, table, oof, scores, cv, decoding, params)
+    predict_test.main(test_split, weights, out / "probabilities.npz", params)
+    card, submission = out / "run.json", out / "submission.csv"
+    submit.main(
+        archives, test_split, out / "probabilities.npz", decoding, scores, cv, weights, submission, card,
+        out / "seconds", params,
+    )  # fmt: skip
+    report.main(train_split, oof, scores, cv, decoding, history, card, submission, out / "report.html", params)
+
+
+@pytest.fixture(scope="module")
+def run(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    run_chain(archives, out, tiny_params())
+    return out
+
+
+def test_the_submission_is_valid_and_scored_as_the_card_says(archives: Path, run: Path) -> None:
+    table = pd.read_csv(run / "test" / "table.csv")
+    shapes = {row.image_id: (row.height, row.width) for row in table.itertuples()}
+    validate_submission(run / "submission.csv", shapes)
+    card = json.loads((run / "run.json").read_text())
+    assert card["lb_map"] == score_submission(run / "submission.csv", archives / "stage1_solution.csv").mean
+    assert card["expected_lb_low"] <= card["expected_lb"] <= card["expected_lb_high"]
+    assert len(card["digests"]) == 4
+    assert card["params"]["folds"]["ids"] == [0, 1]
+
+
+def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
+    scores, table = pd.read_csv(run / "scores.csv"), pd.read_csv(run / "folds.csv")
+    assert scores["image_id"].tolist() == table["image_id"].tolist()
+    assert scores["fold"].tolist() == table["fold"].tolist()
+    columns = [f"ap{percent}" for percent in range(50, 100, 5)]
+    np.testing.assert_allclose(scores[columns].mean(axis=1), scores["ap"], atol=2e-6)
+    cv = json.loads((run / "cv.json").read_text())
+    assert cv["cv_map"] == pytest.approx(scores["ap"].mean(), abs=1e-6)
+    for fold in (0, 1):
+        held_out = set(table.loc[table["fold"] == fold, "image_id"])
+        assert {name.removesuffix(".probabilities") for name in Pack(run / "oof" / f"{fold}.npz")} == held_out
+
+
+def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
+    history = pd.read_csv(run / "history" / "0.csv")
+    assert history["step"].tolist() == [3, 6]
+    assert history["val_map"].between(0, 1).all()
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert "<script src" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="https://' not in page
+
+
+def test_nothing_half_written_is_left(run: Path) -> None:
+    assert not list(run.rglob("*.partial"))
+
+
+def test_the_same_seed_gives_the_same_bytes(archives: Path, run: Path, tmp_path: Path) -> None:
+    run_chain(archives, tmp_path, tiny_params())
+    for name in ("submission.csv", "scores.csv", "cv.json", "decoding.json", "weights/0.safetensors", "oof/1.npz"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_without_a_test_set_prediction_and_submission_are_valid_and_empty(archives: Path, tmp_path: Path) -> None:
+    run_chain(archives, tmp_path, tiny_params(data__test="none"))
+    assert (tmp_path / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
+    assert len(Pack(tmp_path / "probabilities.npz")) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["lb_map"] is None
+
+
+def test_fewer_folds_ignore_the_files_of_the_dropped_one(archives: Path, tmp_path: Path) -> None:
+    run_chain(archives, tmp_path, tiny_params(folds__ids=[0, 1, 2]))
+    run_chain(archives, tmp_path, tiny_params())
+    assert (tmp_path / "oof" / "2.npz").exists()
+    assert sorted(json.loads((tmp_path / "cv.json").read_text())["folds"]) == ["0", "1"]
+    assert not any("2.safetensors" in name for name in json.loads((tmp_path / "run.json").read_text())["digests"])
+
+
+def test_training_refuses_a_fold_table_that_leaks_or_lacks_an_image(run: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(run / "folds.csv")
+    for broken, message in (
+        (table.iloc[1:], table["image_id"][0]),
+        (table.assign(group="one", fold=[0, 1] * (len(table) // 2)), "one"),
+    ):
+        broken.to_csv(tmp_path / "folds.csv", index=False)
+        with pytest.raises(InputError, match=message):
+            train.main(
+                run / "train", tmp_path / "folds.csv", 0, tmp_path / "0.safetensors", tmp_path / "0.csv",
+                tmp_path / "resume", tiny_params(),
+            )  # fmt: skip
+    assert not (tmp_path / "0.safetensors").exists()
+
+
+def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "grey16.tif", rng.integers(0, 4000, (70, 50), dtype=np.uint16))
+    tifffile.imwrite(
+        tmp_path / "stack.tif", rng.integers(0, 255, (4, 40, 60), dtype=np.uint8), photometric="minisblack"
+    )
+    with zipfile.ZipFile(SAMPLE / "stage1_test.zip") as archive:
+        (tmp_path / "real.png").write_bytes(archive.read(archive.namelist()[0]))
+    home = tmp_path / "run"
+    (home / "folds").mkdir(parents=True)
+    (home / "folds" / "weights").symlink_to(run / "weights")
+    (home / "folds" / "decoding.json").symlink_to(run / "decoding.json")
+    (home / "params.yaml").write_text(yaml.safe_dump(json.loads(tiny_params().model_dump_json())))
+    paths = [tmp_path / name for name in ("grey16.tif", "stack.tif", "real.png")]
+    results = dict(segment_files(paths, tmp_path / "out", home / "params.yaml", home / "folds"))
+    names = ["grey16", *(f"stack.page{n:03d}" for n in range(4)), "real"]
+    assert [path.name for path in results] == [f"{name}.label_map.tif" for name in names]
+    for path, count in results.items():
+        label_map = tifffile.imread(path)
+        table = pd.read_csv(str(path).replace("label_map.tif", "nuclei.csv"))
+        assert len(table) == count == len(np.unique(label_map)) - (0 in label_map)
+        for row in table.itertuples():
+            assert (label_map == row.label).sum() == row.area_px
+        assert Path(str(path).replace("label_map.tif", "overlay.png")).exists()
+
+
+def test_predict_without_a_trained_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no trained run"):
+        list(segment_files([tmp_path / "a.png"], tmp_path, tmp_path / "params.yaml", tmp_path / "folds"))

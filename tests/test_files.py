@@ -1,0 +1,83 @@
+"""A file is the old one or the new one, never half of either, and nothing temporary stays behind."""
+
+import json
+
+import pytest
+
+from pipeline.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):
+    path = tmp_path / "deep" / "er" / "file.bin"
+    with atomic_path(path) as partial:
+        partial.write_bytes(b"half")
+        assert not path.exists()
+        assert partial.parent == path.parent
+    assert path.read_bytes() == b"half"
+    assert listing(path.parent) == ["file.bin"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail():
+        with atomic_path(path) as partial:
+            partial.write_text("new, but cut sh")
+            raise error
+
+    pytest.raises(error, fail)
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["file.txt"]
+
+
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path):
+    folder = tmp_path / "folder"
+    for name in ("first", "second"):
+        with atomic_folder(folder) as partial:
+            (partial / name).write_text(name)
+    assert listing(folder) == ["second"]
+    assert listing(tmp_path) == ["folder"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_an_error_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def fail():
+        with atomic_folder(folder) as partial:
+            (partial / "new").write_text("new")
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    assert listing(folder) == ["old"]
+    assert listing(tmp_path) == ["folder"]
+
+
+def test_text_is_utf8_with_unix_line_ends(tmp_path):
+    write_text(tmp_path / "a.txt", "é\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\nb\n"
+
+
+def test_json_can_be_read_back_and_holds_no_nan(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"score": 0.1, "none": None})
+    assert json.loads(path.read_text()) == {"score": 0.1, "none": None}
+    assert path.read_text().endswith("}\n")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"score": float("nan")})
+    assert json.loads(path.read_text()) == {"score": 0.1, "none": None}
+
+
+def test_digest_of_a_known_text(tmp_path):
+    """The first example of FIPS 180-2, appendix B.1."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

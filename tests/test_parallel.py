@@ -1,0 +1,59 @@
+"""Results come in the order of the items, from the processes asked for, and only a few are under way at a time.
+
+The functions mapped are the standard library's: another process finds them by name.
+"""
+
+import math
+import operator
+import os
+
+import pytest
+
+from pipeline.parallel import map_in_order
+
+PID = "__import__('os').getpid()"
+SLOW_FIRST = "__import__('time').sleep(0.3 if {0} == 0 else 0) or {0}"
+
+
+def test_one_worker_is_this_process():
+    assert list(map_in_order(operator.neg, range(5), 1)) == [0, -1, -2, -3, -4]
+    assert list(map_in_order(eval, [PID], 1)) == [os.getpid()]
+
+
+def test_order_holds_when_the_first_item_takes_longest():
+    assert list(map_in_order(eval, (SLOW_FIRST.format(i) for i in range(20)), 2)) == list(range(20))
+
+
+def test_more_workers_are_other_processes_and_few():
+    processes = set(map_in_order(eval, [PID] * 20, 2))
+    assert os.getpid() not in processes
+    assert 1 <= len(processes) <= 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_items_no_results(workers):
+    assert list(map_in_order(operator.neg, [], workers)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_worker_arrives_after_the_results_before_it(workers):
+    results = map_in_order(math.sqrt, [4.0, 9.0, -1.0, 16.0], workers)
+    assert [next(results), next(results)] == [2.0, 3.0]
+    with pytest.raises(ValueError, match=r"math domain|nonnegative"):
+        next(results)
+
+
+def test_items_are_taken_only_as_results_are():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    results = map_in_order(operator.neg, items(), 2)
+    for count in range(1, 11):
+        next(results)
+        assert len(taken) <= 8 + count
+    results.close()
+    assert len(taken) <= 18

@@ -1,0 +1,93 @@
+"""params.yaml: equal to what DVC's Hydra composition makes by default, closed, and clear about what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.hydra import compose_and_dump
+
+from pipeline.errors import InputError
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def compose(tmp_path: Path, *overrides: str) -> dict[str, Any]:
+    out = tmp_path / "params.yaml"
+    compose_and_dump(out, str(ROOT / "pipeline" / "conf"), None, "config", [], list(overrides))
+    return yaml.safe_load(out.read_text())
+
+
+def test_params_yaml_is_the_composed_default(tmp_path: Path) -> None:
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == compose(tmp_path)
+
+
+@pytest.mark.parametrize("data", ["sample", "full", "stage2"])
+@pytest.mark.parametrize("train", ["quick", "cpu", "gpu"])
+@pytest.mark.parametrize("unet", ["smp", "vanilla"])
+def test_every_choice_of_groups_is_valid(tmp_path: Path, data: str, train: str, unet: str) -> None:
+    content = compose(tmp_path, f"data={data}", f"train={train}", f"unet={unet}")
+    params = Params.model_validate(content)
+    assert params.unet.name == unet
+    assert params.data.dir == ("data/sample" if data == "sample" else "data/dsb2018")
+
+
+def test_stage2_trains_the_same_as_full(tmp_path: Path) -> None:
+    full, stage2 = compose(tmp_path, "data=full"), compose(tmp_path, "data=stage2")
+    differing = {key for key in full["data"] if full["data"][key] != stage2["data"][key]}
+    assert differing == {"test", "solution"}
+    assert {**full, "data": 0} == {**stage2, "data": 0}
+
+
+def change(tmp_path: Path, key: str, value: Any) -> Path:
+    """Write params.yaml with one key changed; `...` removes it."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    *sections, last = key.split(".")
+    section = content
+    for name in sections:
+        section = section[name]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("train.lrr", 0.1, "train.lrr"),
+        ("train.lr", ..., "train.lr"),
+        ("train", ..., "train"),
+        ("train.lr", -1, "train.lr"),
+        ("train.lr", "fast", "train.lr"),
+        ("train.tile_px", 8, "train"),
+        ("folds.ids", [0], "folds"),
+        ("folds.ids", [1, 2], "folds"),
+        ("unet.name", "resnet", "unet"),
+        ("unet.depth", 4, "unet.smp.depth"),
+        ("augment.blur", 1.5, "augment.blur"),
+        ("predict.overlap_px", 400, "predict"),
+        ("decode.seed_threshold", [1.0], "decode.seed_threshold"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, key: str, value: Any, named: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_params(change(tmp_path, key, value))
+    assert f"params.yaml: {named}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [", "\0"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_params(tmp_path / "params.yaml")
