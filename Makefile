@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help repro test lint dvc-deps clean
+.PHONY: help repro test lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
 	@echo "make lint      ruff and mypy"
 	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
+	@echo "make params    compose pipeline/conf into params.yaml"
 	@echo "make clean     remove the environment"
 
 repro: $(READY)
@@ -28,6 +29,10 @@ lint: $(READY)
 
 dvc-deps: $(READY)
 	python tests/code_deps.py
+
+params: $(READY)
+	python -c "from pathlib import Path; from dvc.utils.hydra import compose_and_dump; \
+		compose_and_dump(Path('params.yaml'), str(Path('pipeline/conf').resolve()), None, 'config', [], [])"
 
 clean:
 	rm -rf $(VENV)

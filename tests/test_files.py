@@ -32,7 +32,8 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
             partial.write_text("new, but cut sh")
             raise error
 
-    pytest.raises(error, fail)
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert listing(tmp_path) == ["file.txt"]
 
@@ -57,7 +58,8 @@ def test_an_error_leaves_the_old_folder(tmp_path):
             (partial / "new").write_text("new")
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert listing(folder) == ["old"]
     assert listing(tmp_path) == ["folder"]
 

@@ -1,0 +1,172 @@
+"""Sample n of a run is the same whoever asks for it; tiles are cut, zoomed and mirrored with their labels."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.images.dataset import TileDataset, base_zooms, cut_tile, make_loader, sampling_weights
+from pipeline.images.store import Pack, PackWriter
+
+TYPES = ["fluorescence"] * 3 + ["brightfield"]
+
+
+def blocks(rng, shape=(90, 110), side=15):
+    """Return a label map of blocks, some of them background, and the image that shows it: nuclei white on black."""
+    coarse = rng.permutation(200)[: 6 * 8].reshape(6, 8) * rng.integers(0, 2, (6, 8))
+    label_map = np.kron(coarse, np.ones((side, side), int))[: shape[0], : shape[1]].astype(np.uint16)
+    return np.repeat((label_map[..., None] > 0) * np.uint8(255), 3, axis=2), label_map
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Return a pack of four images and its table; image i is of the level 40 * i beside its nuclei."""
+    rng = np.random.default_rng(0)
+    with PackWriter(tmp_path / "images.npz") as pack:
+        for i in range(4):
+            image, label_map = blocks(rng)
+            pack.add(f"{i}.image", np.maximum(image, 40 * i).astype(np.uint8))
+            pack.add(f"{i}.label_map", label_map)
+    table = pd.DataFrame({"image_id": list("0123"), "image_type": TYPES, "median_area_px": [225.0, 225.0, 225.0, 0.0]})
+    return Pack(tmp_path / "images.npz"), table
+
+
+@pytest.fixture
+def make_dataset(split, params, no_augment):
+    def make(first=0, last=12, seed=5, **train):
+        settings = {"tile_px": 48, "crop_px": 32, "balance_types": 0.5, "object_diameter_px": 20.0} | train
+        contrast = params.contrast.model_copy(update={"stretch": False})
+        return TileDataset(
+            *split, params.train.model_copy(update=settings), contrast, no_augment, seed, first=first, last=last
+        )
+
+    return make
+
+
+class TestWeights:
+    def test_without_balance_all_images_are_alike(self):
+        assert sampling_weights(pd.Series(TYPES), 0) == pytest.approx([0.25] * 4)
+
+    def test_with_balance_all_types_are_alike(self):
+        assert sampling_weights(pd.Series(TYPES), 1) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+    def test_half_way(self):
+        """Weights 1 / sqrt(3/4) and 1 / sqrt(1/4), thus 1 to sqrt(3)."""
+        total = 3 + np.sqrt(3)
+        assert sampling_weights(pd.Series(TYPES), 0.5) == pytest.approx([1 / total] * 3 + [np.sqrt(3) / total])
+
+    def test_images_are_drawn_by_their_weights(self, make_dataset):
+        dataset = make_dataset(last=600, balance_types=1.0)
+        levels = [int(dataset[n][0].min()) for n in range(600)]
+        shares = np.array([levels.count(40 * i) for i in range(4)]) / 600
+        assert shares == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2], abs=0.06)
+
+
+class TestRunningNumbers:
+    def test_items_are_tiles_of_the_right_types(self, make_dataset):
+        image, label_map = make_dataset()[0]
+        assert (image.shape, image.dtype) == ((48, 48, 3), torch.uint8)
+        assert (label_map.shape, label_map.dtype) == ((48, 48), torch.int32)
+
+    def test_an_item_is_the_same_every_time_and_others_differ(self, make_dataset):
+        dataset = make_dataset()
+        assert len(dataset) == 12
+        items = [dataset[n][0] for n in (3, 3, 4)]
+        assert torch.equal(items[0], items[1])
+        assert not torch.equal(items[0], items[2])
+        assert not torch.equal(items[0], make_dataset(seed=6)[3][0])
+
+    def test_after_a_restart_the_rest_follows(self, make_dataset):
+        whole = list(make_loader(make_dataset(), batch=4, workers=0, pin=False))
+        rest = list(make_loader(make_dataset(first=4), batch=4, workers=0, pin=False))
+        assert len(whole) == 3
+        assert len(rest) == 2
+        for (images, label_maps), (images_again, label_maps_again) in zip(whole[1:], rest, strict=True):
+            assert images.shape == (4, 48, 48, 3)
+            assert torch.equal(images, images_again)
+            assert torch.equal(label_maps, label_maps_again)
+
+    def test_whichever_worker_makes_it(self, make_dataset):
+        here, there = (list(make_loader(make_dataset(), batch=4, workers=workers, pin=False)) for workers in (0, 2))
+        for (images, label_maps), (images_there, label_maps_there) in zip(here, there, strict=True):
+            assert torch.equal(images, images_there)
+            assert torch.equal(label_maps, label_maps_there)
+
+    def test_no_images_are_refused(self, make_dataset, split):
+        pack, table = split
+        with pytest.raises(InputError, match="no images to train on"):
+            TileDataset(pack, table.iloc[:0], None, None, None, 0, 0, 1)
+
+
+def test_the_contrast_of_the_whole_image_is_used(split, params, no_augment):
+    """Image 3 spans 120 to 255; a tile of it is stretched alike, whatever the tile itself spans."""
+    stretch = params.contrast.model_copy(update={"stretch": True, "low_percentile": 0.0, "high_percentile": 100.0})
+    train = params.train.model_copy(update={"tile_px": 8, "crop_px": 8, "object_diameter_px": 0.0})
+    pack, table = split
+    dataset = TileDataset(pack, table.iloc[3:], train, stretch, no_augment, 0, 0, 30)
+    assert {int(level) for n in range(30) for level in dataset[n][0].unique()} == {0, 255}
+
+
+class TestZoom:
+    def test_zooms_by_hand(self):
+        """A disc of 10 px radius has a diameter of 20 px; 0 knows no size; the last two meet the bounds."""
+        areas = np.array([np.pi * 100, np.pi * 25, 0.0, np.pi * 10_000**2, 1.0])
+        assert base_zooms(areas, 30.0) == pytest.approx([1.5, 3.0, 1.0, 0.25, 4.0])
+        assert base_zooms(areas, 0.0).tolist() == [1.0] * 5
+
+    @pytest.mark.parametrize("radius", [8, 12, 30])
+    def test_a_disc_gets_the_wished_diameter(self, radius):
+        rows, cols = np.mgrid[:100, :100] - 50
+        disc = (rows**2 + cols**2 <= radius**2).astype(np.uint16)
+        zoom = float(base_zooms(np.array([disc.sum()], float), 28.0)[0])
+        image = np.repeat(disc[..., None] * np.uint8(255), 3, axis=2).astype(np.uint8)
+        tile, ids = cut_tile(image, disc, max(50, round(100 * zoom)), zoom, np.random.default_rng(0))
+        assert (ids == 1).sum() == pytest.approx(np.pi * 14**2, rel=0.06)
+        assert (tile[..., 0] > 127).sum() == pytest.approx(np.pi * 14**2, rel=0.06)
+
+
+class TestTiles:
+    @pytest.mark.parametrize("zoom", [0.4, 0.75, 1.0, 1.3, 2.6])
+    def test_image_and_labels_stay_aligned(self, zoom):
+        rng = np.random.default_rng(1)
+        for _ in range(5):
+            image, label_map = blocks(rng)
+            tile, ids = cut_tile(image, label_map, 40, zoom, rng)
+            assert tile.shape == (40, 40, 3)
+            assert ids.shape == (40, 40)
+            assert ids.dtype == np.int32
+            assert np.isin(ids, label_map).all()
+            inner = np.abs(tile[..., 0].astype(int) - 127.5) > 127  # away from borders, where colours mix
+            assert np.array_equal(tile[inner][:, 0] > 127, ids[inner] > 0)
+            assert inner.mean() > 0.5
+
+    def test_without_zoom_a_tile_is_a_window(self):
+        image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+        label_map = np.arange(99, dtype=np.uint16).reshape(9, 11)
+        corners = set()
+        for seed in range(100):
+            tile, ids = cut_tile(image, label_map, 8, 1.0, np.random.default_rng(seed))
+            top, left = divmod(int(ids[0, 0]), 11)
+            corners.add((top, left))
+            assert np.array_equal(tile, image[top : top + 8, left : left + 8])
+            assert np.array_equal(ids, label_map[top : top + 8, left : left + 8])
+        assert corners == {(top, left) for top in range(2) for left in range(4)}  # every window there is
+
+    def test_a_small_image_is_mirrored_in_the_middle(self):
+        label_map = np.array([[1, 2], [3, 4]], np.uint16)
+        image = np.repeat(label_map[..., None], 3, axis=2).astype(np.uint8)
+        tile, ids = cut_tile(image, label_map, 5, 1.0, np.random.default_rng(0))
+        expected = np.array([[1, 2], [3, 4]])[[0, 0, 1, 1, 0]][:, [0, 0, 1, 1, 0]]
+        assert np.array_equal(ids, expected)
+        assert np.array_equal(tile[..., 2], expected)
+
+    @pytest.mark.parametrize("zoom", [0.25, 1.0, 4.0])
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (3, 2)])
+    def test_tiny_images_fill_the_tile(self, shape, zoom):
+        label_map = np.full(shape, 60000, np.uint16)
+        tile, ids = cut_tile(np.full((*shape, 3), 9, np.uint8), label_map, 64, zoom, np.random.default_rng(0))
+        assert tile.shape == (64, 64, 3)
+        assert (tile == 9).all()
+        assert ids.shape == (64, 64)
+        assert (ids == 60000).all()

@@ -1,0 +1,82 @@
+"""The type of an image follows from its pixels: light or dark, grey or stained, on what background."""
+
+import numpy as np
+import pytest
+
+from pipeline.images.image_type import IMAGE_TYPES, classify_image_type
+from pipeline.images.store import Pack
+from pipeline.images.table import read_table
+
+PURPLE, PINK, WHITE = (110, 50, 140), (200, 130, 190), (235, 230, 238)
+
+
+def draw(background, nuclei, shape=(80, 100), share=0.2):
+    """Return an image of one colour with a share of its pixels in another, and a little noise."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(-3, 4, (*shape, 1))
+    image = np.where(rng.random((*shape, 1)) < share, np.array(nuclei), np.array(background)) + grey
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("background", "nuclei", "expected"),
+    [
+        ((10, 10, 10), (150, 150, 150), "fluorescence"),
+        ((0, 0, 0), (20, 20, 20), "fluorescence"),
+        ((200, 200, 200), (90, 90, 90), "brightfield"),
+        (WHITE, PURPLE, "purple_on_white"),
+        (PINK, PURPLE, "purple_on_purple"),
+        ((5, 5, 30), (30, 200, 60), "colour_on_dark"),
+    ],
+)
+def test_a_drawn_image_of_each_type(background, nuclei, expected):
+    image = draw(background, nuclei)
+    assert classify_image_type(image) == expected
+    for symmetric in (image[::-1], image[:, ::-1], image.transpose(1, 0, 2)):
+        assert classify_image_type(np.ascontiguousarray(symmetric)) == expected
+
+
+def test_inverting_a_grey_image_changes_dark_to_light():
+    image = draw((10, 10, 10), (150, 150, 150))
+    assert classify_image_type(255 - image) == "brightfield"
+
+
+@pytest.mark.parametrize("level", [0, 94, 96, 255])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (200, 1), (3, 2)])
+def test_tiny_images(shape, level):
+    expected = "brightfield" if level > 95 else "fluorescence"
+    assert classify_image_type(np.full((*shape, 3), level, np.uint8)) == expected
+
+
+def test_a_pixel_of_colour():
+    assert classify_image_type(np.full((1, 1, 3), PURPLE, np.uint8)) in IMAGE_TYPES
+
+
+@pytest.fixture(scope="module")
+def table(prepared_sample):
+    return read_table(prepared_sample)
+
+
+class TestSample:
+    def test_all_four_types_of_stage_1_are_there(self, table):
+        assert table["image_type"].value_counts().to_dict() == {
+            "fluorescence": 46,
+            "purple_on_purple": 8,
+            "purple_on_white": 3,
+            "brightfield": 2,
+        }
+
+    def test_grey_types_are_the_images_whose_channels_are_equal(self, table, prepared_sample):
+        pack = Pack(prepared_sample / "images.npz")
+        for row in table.itertuples():
+            image = pack[f"{row.image_id}.image"]
+            grey = bool((image == image[..., :1]).all())
+            assert grey == (row.image_type in ("fluorescence", "brightfield")), row.image_id
+
+    def test_nuclei_are_bright_in_fluorescence_and_dark_elsewhere(self, table, prepared_sample):
+        pack = Pack(prepared_sample / "images.npz")
+        for row in table.itertuples():
+            luminance = pack[f"{row.image_id}.image"].mean(axis=2)
+            nuclei = pack[f"{row.image_id}.label_map"] > 0
+            bright = luminance[nuclei].mean() > luminance[~nuclei].mean()
+            assert bright == (row.image_type == "fluorescence"), row.image_id

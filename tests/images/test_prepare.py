@@ -1,0 +1,202 @@
+"""An archive becomes a pack and its tables: every image, every nucleus, every fault, whatever the number of workers."""
+
+import io
+import zipfile
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.images.prepare import prepare_archive, read_sizes
+from pipeline.images.store import Pack
+from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS, read_table
+
+FAULTS = ["empty_masks", "overlap_px", "covered_masks", "dropped_specks", "fragments", "filled_holes"]
+FILES = ["images.npz", "problems.csv", "table.csv"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "split"
+    folder.mkdir()
+    return folder
+
+
+def box(top, left, height, width, shape=(20, 30)):
+    mask = np.zeros(shape, np.uint8)
+    mask[top : top + height, left : left + width] = 255
+    return mask
+
+
+@pytest.fixture
+def faulty(make_archive):
+    """Return an archive of two images, one with every fault of annotation, one without nuclei by an empty mask."""
+    ring = box(10, 0, 5, 5)
+    ring[12, 2] = 0
+    two_parts = box(0, 20, 2, 4) | box(5, 20, 2, 2)
+    return make_archive(
+        {
+            "001/images/001.png": np.full((20, 30, 3), (230, 225, 235), np.uint8),
+            "001/masks/a.png": box(0, 0, 4, 4),
+            "001/masks/b.png": box(3, 0, 2, 4),  # 4 px of a, and smaller
+            "001/masks/c.png": ring,
+            "001/masks/d.png": two_parts,
+            "001/masks/e.png": box(18, 28, 1, 2),  # a speck
+            "001/masks/f.png": box(0, 0, 0, 0),  # empty
+            "001/masks/g.png": box(0, 20, 2, 4),  # a part of d
+            "001/masks/h.png": box(15, 15, 3, 3),
+            "001/masks/i.png": box(15, 15, 3, 3),  # covers h
+            "NA/images/NA.png": np.full((7, 9), 12, np.uint8),
+            "NA/masks/a.png": np.zeros((7, 9), np.uint8),
+        }
+    )
+
+
+def test_the_table_counts_every_fault(faulty, folder, data_params):
+    prepare_archive(faulty, folder, True, data_params)
+    table = read_table(folder)
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    assert list(table["image_id"]) == ["001", "NA"]  # ids stay text
+    first, second = (row._asdict() for row in table.itertuples(index=False))
+    assert [first[name] for name in ("height", "width", "nuclei", "image_type")] == [20, 30, 6, "purple_on_white"]
+    # Areas: a 12, b 8, c 25, d 4, g 8, i 9.
+    assert first["median_area_px"] == 8.5
+    assert [first[name] for name in FAULTS] == [1, 4 + 8 + 9, 1, 1, 1, 1]
+    assert [second[name] for name in ("height", "width", "nuclei", "median_area_px")] == [7, 9, 0, 0.0]
+    assert [second[name] for name in FAULTS] == [1, 0, 0, 0, 0, 0]
+
+
+def test_the_table_of_problems_names_each_mask(faulty, folder, data_params):
+    prepare_archive(faulty, folder, True, data_params)
+    problems = pd.read_csv(folder / "problems.csv", dtype=str, keep_default_na=False)
+    assert tuple(problems.columns) == PROBLEM_COLUMNS
+    found = sorted(problems[["image_id", "mask_id", "problem", "value"]].itertuples(index=False, name=None))
+    assert found == [
+        ("001", "b", "overlap", "4"),
+        ("001", "c", "hole", "1"),
+        ("001", "d", "fragment", "4"),
+        ("001", "e", "speck", "2"),
+        ("001", "f", "empty", "0"),
+        ("001", "g", "overlap", "8"),
+        ("001", "h", "covered", "9"),
+        ("001", "i", "overlap", "9"),
+        ("NA", "a", "empty", "0"),
+    ]
+
+
+def test_the_pack_holds_the_images_and_the_label_maps(faulty, folder, data_params):
+    prepare_archive(faulty, folder, True, data_params)
+    pack = Pack(folder / "images.npz")
+    assert sorted(pack) == ["001.image", "001.label_map", "NA.image", "NA.label_map"]
+    assert (pack["NA.image"] == 12).all()
+    assert pack["NA.image"].shape == (7, 9, 3)
+    label_map = pack["001.label_map"]
+    assert label_map[[0, 3, 12, 5, 0, 15], [0, 0, 2, 20, 20, 15]].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_test_set_has_no_label_maps(faulty, folder, data_params):
+    table = prepare_archive(faulty, folder, False, data_params)
+    assert sorted(Pack(folder / "images.npz")) == ["001.image", "NA.image"]
+    assert not table[["nuclei", "median_area_px", *FAULTS]].to_numpy().any()
+
+
+def test_images_without_masks_where_they_are_allowed(make_archive, folder, data_params):
+    path = make_archive({"a/images/a.png": np.zeros((4, 5), np.uint8)})
+    allowed = data_params.model_copy(update={"allow_unlabelled": True})
+    table = prepare_archive(path, folder, True, allowed)
+    assert table["nuclei"].tolist() == [0]
+    assert not Pack(folder / "images.npz")["a.label_map"].any()
+
+
+def test_no_archive_makes_an_empty_split(folder, data_params):
+    assert prepare_archive(None, folder, False, data_params).empty
+    table = read_table(folder)
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    assert table.empty
+    assert list(pd.read_csv(folder / "problems.csv").columns) == list(PROBLEM_COLUMNS)
+    assert len(Pack(folder / "images.npz")) == 0
+
+
+def test_a_mask_of_another_size_is_named(make_archive, folder, data_params):
+    shapes = {"a/images/a.png": (4, 5), "a/masks/m.png": (5, 4)}
+    path = make_archive({entry: np.zeros(shape, np.uint8) for entry, shape in shapes.items()})
+    with pytest.raises(InputError, match=r"a/masks/m\.png: a mask of 5 x 4 px for an image of 4 x 5 px"):
+        prepare_archive(path, folder, True, data_params)
+
+
+@pytest.mark.parametrize("entry", ["a/images/a.png", "a/masks/m.png"])
+def test_a_file_that_does_not_decode_is_named(make_archive, folder, data_params, entry):
+    entries = dict.fromkeys(["a/images/a.png", "a/masks/m.png"], np.zeros((4, 5), np.uint8))
+    path = make_archive(entries | {entry: b"not an image"})
+    with pytest.raises(InputError, match=entry):
+        prepare_archive(path, folder, True, data_params)
+
+
+def test_an_archive_replaced_at_the_same_path_is_read_anew(make_archive, folder, data_params):
+    for level in (10, 20):
+        path = make_archive({f"{level}/images/a.png": np.full((4, 5), level, np.uint8)})
+        prepare_archive(path, folder, False, data_params)
+        assert (Pack(folder / "images.npz")[f"{level}.image"] == level).all()
+
+
+def test_sizes_of_a_test_archive(faulty):
+    assert read_sizes(faulty, 1000) == {"001": (20, 30), "NA": (7, 9)}
+    with pytest.raises(InputError, match=r"001/images/001\.png.* max_pixels = 599"):
+        read_sizes(faulty, 599)
+
+
+@pytest.fixture(scope="module")
+def table(prepared_sample):
+    return read_table(prepared_sample).set_index("image_id")
+
+
+@pytest.fixture(scope="module")
+def masks(sample):
+    """Return image_id -> the masks (H, W) bool that are not empty, as Pillow reads them."""
+    masks = defaultdict(list)
+    with zipfile.ZipFile(sample / "stage1_train.zip") as archive:
+        for name in archive.namelist():
+            if "/masks/" in name:
+                mask = np.asarray(Image.open(io.BytesIO(archive.read(name)))) > 0
+                masks[name.split("/")[0]] += [mask.any(axis=2) if mask.ndim == 3 else mask]
+    return {image_id: [mask for mask in found if mask.any()] for image_id, found in masks.items()}
+
+
+class TestSample:
+    def test_every_image_is_there(self, table, masks, prepared_sample):
+        pack = Pack(prepared_sample / "images.npz")
+        assert sorted(masks) == list(table.index)
+        assert sorted(pack) == sorted(f"{i}.{kind}" for i in masks for kind in ("image", "label_map"))
+        assert sorted(path.name for path in prepared_sample.iterdir()) == FILES
+        for image_id, row in table.iterrows():
+            assert pack[f"{image_id}.image"].shape == (row["height"], row["width"], 3)
+            assert pack[f"{image_id}.label_map"].shape == (row["height"], row["width"])
+
+    def test_a_nucleus_for_each_mask_that_is_not_empty(self, table, masks):
+        assert list(table["nuclei"] + table["covered_masks"]) == [len(masks[image_id]) for image_id in table.index]
+        assert not table["dropped_specks"].any()  # such a mask would get no id
+
+    def test_label_maps_are_the_masks(self, table, masks, prepared_sample):
+        pack = Pack(prepared_sample / "images.npz")
+        clean = table.index[~table[FAULTS].any(axis=1)]
+        assert len(clean) > 50
+        for image_id in clean:
+            label_map = pack[f"{image_id}.label_map"]
+            for mask in masks[image_id]:
+                label = label_map[mask][0]
+                assert np.array_equal(label_map == label, mask), image_id
+
+    def test_ids_have_no_gaps_and_go_beyond_255(self, table, prepared_sample):
+        pack = Pack(prepared_sample / "images.npz")
+        for image_id, nuclei in table["nuclei"].items():
+            assert np.array_equal(np.unique(pack[f"{image_id}.label_map"]), np.arange(nuclei + 1))
+        assert table["nuclei"].max() > 255
+
+    def test_two_workers_write_the_same_bytes(self, sample, prepared_sample, folder, data_params):
+        two = data_params.model_copy(update={"workers": 2})
+        prepare_archive(sample / "stage1_train.zip", folder, True, two)
+        for name in FILES:
+            assert (folder / name).read_bytes() == (prepared_sample / name).read_bytes(), name

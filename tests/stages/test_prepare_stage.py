@@ -1,0 +1,109 @@
+"""The stage prepare writes two whole splits or nothing, and says in one line what is wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.images.store import Pack
+from pipeline.images.table import read_table
+from pipeline.stages.prepare import main
+
+FILES = ["images.npz", "problems.csv", "table.csv"]
+BLANK = np.zeros((6, 8), np.uint8)
+TRAIN = {"a/images/a.png": BLANK, "a/masks/m.png": np.full((6, 8), 255, np.uint8)}
+TEST = {"b/images/b.png": BLANK}
+
+
+@pytest.fixture
+def stage_params(params, data_params):
+    names = {"train": "train.zip", "test": "test.zip"}
+    return params.model_copy(update={"data": data_params.model_copy(update=names)})
+
+
+@pytest.fixture
+def outs(tmp_path):
+    return tmp_path / "prepared" / "train", tmp_path / "prepared" / "test"
+
+
+def without_test(params):
+    return params.model_copy(update={"data": params.data.model_copy(update={"test": "none"})})
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_both_splits_are_written(make_archive, tmp_path, outs, stage_params, capsys):
+    make_archive(TRAIN)
+    make_archive(TEST, "test.zip")
+    main(tmp_path, *outs, stage_params)
+    assert [listing(out) for out in outs] == [FILES, FILES]
+    assert listing(outs[0].parent) == ["test", "train"]
+    assert read_table(outs[0])["nuclei"].tolist() == [1]
+    assert list(Pack(outs[1] / "images.npz")) == ["b.image"]
+    printed = capsys.readouterr().out
+    assert "train: 1 images (1 fluorescence), 1 nuclei" in printed
+    assert "test: 1 images (1 fluorescence), 0 nuclei" in printed
+
+
+def test_without_a_test_set_its_split_is_valid_and_empty(make_archive, tmp_path, outs, stage_params):
+    make_archive(TRAIN)
+    main(tmp_path, *outs, without_test(stage_params))
+    assert listing(outs[1]) == FILES
+    assert read_table(outs[1]).empty
+    assert len(Pack(outs[1] / "images.npz")) == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (TRAIN | {"a/masks/n.png": np.zeros((8, 6), np.uint8)}, TEST, r"a/masks/n\.png: a mask of 8 x 6 px"),
+        (TRAIN, {"b/images/b.png": b"not an image"}, r"b/images/b\.png: does not decode"),
+        (TRAIN, {"README.md": b"nothing here"}, r"test\.zip: no entry of the form"),
+        (TRAIN, None, r"test\.zip: no such archive"),
+        (None, TEST, r"train\.zip: no such archive"),
+    ],
+)
+def test_a_fault_in_either_leaves_nothing(make_archive, tmp_path, outs, stage_params, train, test, message):
+    for entries, name in ((train, "train.zip"), (test, "test.zip")):
+        if entries is not None:
+            make_archive(entries, name)
+    with pytest.raises(InputError, match=message):
+        main(tmp_path, *outs, stage_params)
+    assert listing(outs[0].parent) == []
+
+
+def test_a_fault_leaves_the_splits_of_an_earlier_run(make_archive, tmp_path, outs, stage_params):
+    make_archive(TRAIN)
+    main(tmp_path, *outs, without_test(stage_params))
+    before = (outs[0] / "images.npz").read_bytes()
+    make_archive(TRAIN | {"stray/masks/m.png": BLANK})
+    with pytest.raises(InputError, match=r"stray/masks/m\.png: a mask without an image"):
+        main(tmp_path, *outs, without_test(stage_params))
+    assert listing(outs[0].parent) == ["test", "train"]
+    assert (outs[0] / "images.npz").read_bytes() == before
+
+
+def test_a_missing_folder_is_named(tmp_path, outs, stage_params):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; .* fetch"):
+        main(tmp_path / "nowhere", *outs, stage_params)
+
+
+def test_as_a_command_it_ends_in_one_line(make_archive, tmp_path, outs, stage_params):
+    make_archive(TRAIN | {"a/masks/n.png": np.zeros((8, 6), np.uint8)})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(without_test(stage_params).model_dump(mode="json")))
+    arguments = ["--archives", tmp_path, "--train-out", outs[0], "--test-out", outs[1]]
+    arguments += ["--params", tmp_path / "params.yaml", "--journal", tmp_path / "journal"]
+    command = [sys.executable, "-m", "pipeline.stages.prepare", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == done.stderr.splitlines()[-1:]
+    assert "a/masks/n.png: a mask of 8 x 6 px for an image of 6 x 8 px" in lines[0]
+    assert listing(outs[0].parent) == []
+    assert listing(tmp_path / "journal") == []
