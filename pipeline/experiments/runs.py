@@ -111,7 +111,10 @@ def parse_scores(text: str, source: str) -> pd.DataFrame:
         InputError: no CSV, a missing column, no rows, an image twice, or a score that is not in [0, 1].
     """
     try:
-        table = pd.read_csv(io.StringIO(text), dtype={"image_id": str, "group": str, "image_type": str})
+        # An id may read "NA".
+        table = pd.read_csv(
+            io.StringIO(text), dtype={"image_id": str, "group": str, "image_type": str}, keep_default_na=False
+        )
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{source}: not a CSV of scores ({error}); `dvc repro evaluate` writes one") from error
     missing = [column for column in COLUMNS if column not in table.columns]

@@ -4,11 +4,11 @@ In: PNG, JPEG or TIFF files, and the folder of a trained run. Out, for each imag
 uint32 beyond 65,535 nuclei; 0 background), `<name>.overlay.png`, and `<name>.nuclei.csv`.
 
 A TIFF with several pages is a stack: each page is an image of its own, `<name>.page000` and so on, and its brightness
-is stretched for itself. Three or four samples per pixel, or three channels, are colours and not pages.
+is stretched for itself. Up to four samples per pixel, or three channels, are colours and not pages. Numbers of other
+types than 8 bits are stretched as 16 bits are: see `pipeline.images.raw`.
 """
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from skimage.measure import regionprops_table
 from pipeline.errors import InputError
 from pipeline.experiments.figures import brighten_image
 from pipeline.experiments.inference import load_folds, predict_probabilities_of
+from pipeline.experiments.instances import read_decodings
 from pipeline.files import atomic_path
 from pipeline.images.raw import decode_image, to_rgb
-from pipeline.nuclei.decoding import Decoding, decode_instances
+from pipeline.nuclei.decoding import decode_instances
 from pipeline.params import load_params
 from pipeline.progress import track
 
@@ -56,18 +57,18 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-    decoding = Decoding(**json.loads(decoding_path.read_text())["all"])
+    decoding = read_decodings(decoding_path)["all"]
     models = load_folds(folds / "weights", params.folds.ids, params)
     shown: dict[str, NDArray[np.uint8]] = {}
 
     def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for path in paths:
+        for path in track(paths, "predict", len(paths)):
             for name, image in read_images(path, params.predict.max_pixels):
                 shown[name] = image
                 yield name, image
 
     predictions = predict_probabilities_of(models, images(), params)
-    for name, probabilities in track(predictions, "predict", None):
+    for name, probabilities in predictions:
         label_map = decode_instances(probabilities, decoding)
         yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
 
@@ -87,24 +88,39 @@ def read_images(path: Path, max_pixels: int) -> Iterator[tuple[str, NDArray[np.u
 
 
 def _read_tiff(data: bytes, path: Path, max_pixels: int) -> list[NDArray[Any]]:
+    """Return the pages of a TIFF, of all its series in turn, each (H, W) or (H, W, 1..4), its palette looked up."""
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            series = file.series[0]
-            axes, shape = series.axes, series.shape
-            rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
-            if rows * columns == 0 or rows * columns > max_pixels:
-                raise InputError(f"{path}: {rows} x {columns} px; give 1 to predict.max_pixels = {max_pixels} pixels")
-            array = series.asarray()
+            return [page for series in file.series for page in _read_series(series, path, max_pixels)]
     except InputError:
         raise
     except Exception as error:  # tifffile raises whatever its many codecs do
         raise InputError(f"{path}: not a readable TIFF ({type(error).__name__}: {error}); save it anew") from error
-    if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+
+
+def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -> list[NDArray[Any]]:
+    axes, shape = series.axes, series.shape
+    rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
+    if rows * columns == 0 or rows * columns > max_pixels:
+        raise InputError(f"{path}: {rows} x {columns} px; give 1 to predict.max_pixels = {max_pixels} pixels")
+    array = series.asarray()
+    if array.dtype.kind not in "buif" or not np.isfinite(array).all():
         raise InputError(f"{path}: values of type {array.dtype}, or not finite; convert the image to 8 or 16 bits")
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8) * 255
     colour = "S" if "S" in axes else "C" if "C" in axes and shape[axes.index("C")] == 3 else ""
+    samples = shape[axes.index(colour)] if colour else 1
+    if samples > 4:
+        raise InputError(f"{path}: {samples} samples per pixel; save it as grey, RGB, or a page per channel")
     order = [i for i, axis in enumerate(axes) if axis not in ("Y", "X", colour)]
     order += [axes.index(axis) for axis in ("Y", "X", *colour)]
-    pages = array.transpose(order).reshape(-1, rows, columns, *([shape[axes.index(colour)]] if colour else []))
+    pages = array.transpose(order).reshape(-1, rows, columns, *([samples] if colour else []))
+    if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        pages = (np.iinfo(pages.dtype).max if pages.dtype.kind in "ui" else pages.max()) - pages
+    if series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        # The table has 16 bits per colour; its upper 8 are what was there before it was stored.
+        colours = np.asarray(series.keyframe.colormap)
+        pages = (colours[:, pages] >> 8).astype(np.uint8).transpose(1, 2, 3, 0)
     return list(pages)
 
 

@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError
 
-_ENTRY = re.compile(
-    r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)\.png", re.IGNORECASE | re.DOTALL
-)
+_ENTRY = re.compile(r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)", re.IGNORECASE | re.DOTALL)
 # What zipfile raises where an archive is damaged, according to where the damage lies.
 _DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
+_MAX_BYTES_PER_PIXEL = 8  # four channels of 16 bits, uncompressed
+_OVERHEAD_BYTES = 2**20  # headers and metadata
+_LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
 
 
@@ -48,12 +49,18 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: not a whole zip file ({error}); download it again") from error
 
 
-def read_entry(archive: zipfile.ZipFile, entry: str) -> bytes:
+def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
     """Return the bytes of `entry`, checked against its CRC.
 
     Raises:
-        InputError: the entry is damaged.
+        InputError: the entry is damaged, or unpacks to more than an image of `max_pixels` can take: a bomb.
     """
+    size, most = archive.getinfo(entry).file_size, max_pixels * _MAX_BYTES_PER_PIXEL + _OVERHEAD_BYTES
+    if size > most:
+        raise InputError(
+            f"{archive.filename}: {entry}: unpacks to {size} bytes, more than an image of max_pixels = {max_pixels}; "
+            "raise data.max_pixels if the image is real"
+        )
     try:
         return archive.read(entry)
     except _DAMAGE as error:
@@ -66,16 +73,18 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
     `labelled` says that masks belong to the images; without it masks are ignored, as in a test set.
 
     Raises:
-        InputError: an entry is encrypted, a link, twice there or leads out of its folder; two images have one id; a
-            mask has no image; an image has no mask while `allow_unlabelled` is false; there is no image at all.
+        InputError: an entry is encrypted, a link, no PNG, twice there or leads out of its folder; an id cannot stand in
+            a CSV; two images have one id; a mask has no image; an image has no mask while `allow_unlabelled` is false;
+            there is no image at all.
     """
     images: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
     for entry in _checked_entries(archive):
         match = _ENTRY.fullmatch(entry)
-        if match is None or "__MACOSX" in entry or match["name"].startswith("."):
+        if match is None or "__MACOSX" in entry or match["name"].startswith(".") or match["name"] in _LITTER:
             continue
         image_id = match["image_id"]
+        _check_name(archive, entry, image_id, match["name"])
         if match["kind"].lower() == "masks":
             masks.setdefault(image_id, []).append(entry)
         elif image_id in images:
@@ -86,7 +95,7 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
             images[image_id] = entry
     if not images:
         raise InputError(
-            f"{archive.filename}: no entry of the form <image_id>/images/<image_id>.png; is it the right archive?"
+            f"{archive.filename}: no PNG of the form <image_id>/images/<image_id>.png; is it the right archive?"
         )
     if not labelled:
         masks = {}
@@ -94,6 +103,13 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
     return [
         ArchiveImage(image_id, images[image_id], tuple(sorted(masks.get(image_id, ())))) for image_id in sorted(images)
     ]
+
+
+def _check_name(archive: zipfile.ZipFile, entry: str, image_id: str, name: str) -> None:
+    if not name.lower().endswith(".png"):
+        raise InputError(f"{archive.filename}: {entry}: not a PNG; convert it, or take it out of the archive")
+    if image_id != image_id.strip() or set(image_id) & set(',"'):
+        raise InputError(f"{archive.filename}: {entry}: the id {image_id!r} cannot stand in a CSV; rename the folder")
 
 
 def _check_labels(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.params import ContrastParams
 
-_SAMPLE_PIXELS = 1_000_000  # percentiles of more pixels than this are the same to a level
+_SAMPLE_PIXELS = 100_000  # percentiles of more pixels than this are the same to a level
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> NDArray[np.uint8]:

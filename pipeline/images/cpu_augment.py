@@ -1,7 +1,8 @@
 """Augmentation on the CPU, one tile at a time, by albumentations: what has no batched form, or the whole policy.
 
 In: a tile and its label map. Out: the same, recoloured; with `augment.backend: albumentations` also warped and cut to
-the network's input, so that the device does nothing. The strengths mean the same as in `augment.augment_batch`.
+the network's input, so that the device does nothing. The strengths mean the same as in `augment.augment_batch`, but for
+`color_matrix`, which albumentations lacks.
 """
 
 import os

@@ -43,7 +43,9 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
     Raises:
         InputError: a file does not decode, or a mask's size is not its image's.
     """
-    image = to_rgb(decode_image(read_entry(archive, entry.image_entry), entry.image_entry, params.max_pixels))
+    image = to_rgb(
+        decode_image(read_entry(archive, entry.image_entry, params.max_pixels), entry.image_entry, params.max_pixels)
+    )
     label_map: NDArray[np.uint16] | None = None
     problems: list[Problem] = []
     if labelled:
@@ -69,7 +71,7 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
 
 
 def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Any:
-    array = decode_image(read_entry(archive, name), name, params.max_pixels)
+    array = decode_image(read_entry(archive, name, params.max_pixels), name, params.max_pixels)
     if array.shape[:2] != shape:
         raise InputError(
             f"{archive.filename}: {name}: a mask of {array.shape[0]} x {array.shape[1]} px "
@@ -127,10 +129,9 @@ def read_sizes(path: Path, max_pixels: int) -> dict[str, tuple[int, int]]:
     Raises:
         InputError: the archive or an image of it has a structural fault.
     """
+    sizes = {}
     with open_archive(path) as archive:
-        return {
-            entry.image_id: decode_image(read_entry(archive, entry.image_entry), entry.image_entry, max_pixels).shape[
-                :2
-            ]
-            for entry in index_archive(archive, labelled=False, allow_unlabelled=True)
-        }
+        for entry in track(index_archive(archive, labelled=False, allow_unlabelled=True), f"read {path.name}"):
+            data = read_entry(archive, entry.image_entry, max_pixels)
+            sizes[entry.image_id] = decode_image(data, entry.image_entry, max_pixels).shape[:2]
+    return sizes

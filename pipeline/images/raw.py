@@ -69,7 +69,9 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
     if array is None or array.size == 0:
         raise InputError(f"{name}: does not decode as an image; replace the file")
     if array.shape[0] * array.shape[1] > max_pixels:
-        raise InputError(f"{name}: {array.shape[0]} x {array.shape[1]} px; more than max_pixels = {max_pixels}")
+        raise InputError(
+            f"{name}: {array.shape[0]} x {array.shape[1]} px; more than max_pixels = {max_pixels}; make it smaller"
+        )
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: values of type {array.dtype}; convert the image to 8 or 16 bits")
     if array.ndim == 3:
@@ -80,7 +82,7 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
 
 def _check_png(data: bytes, name: str, max_pixels: int) -> None:
     """Refuse a PNG that is cut short, empty, or absurdly large (section 11.2.2 of the PNG specification)."""
-    if len(data) < 33 or data[12:16] != b"IHDR" or not data.rstrip(b"\0").endswith(_PNG_END):
+    if len(data) < 33 or data[12:16] != b"IHDR" or _PNG_END not in data:
         raise InputError(f"{name}: a PNG that is cut short ({len(data)} bytes); replace the file")
     width, height = struct.unpack(">II", data[16:24])
     if width == 0 or height == 0:
@@ -93,16 +95,17 @@ def _check_png(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def to_rgb(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Turn a decoded image (H, W) or (H, W, 1..4), uint8 or uint16, into (H, W, 3) uint8 RGB by the module's rules."""
+    """Turn a decoded image (H, W) or (H, W, 1..4), of any real type, into (H, W, 3) uint8 RGB by the module's rules."""
     if array.ndim == 2:
         array = array[..., None]
     array, alpha = (array[..., :-1], array[..., -1]) if array.shape[2] in (2, 4) else (array, None)
-    if array.dtype == np.uint16:
+    if array.dtype != np.uint8:
         low, high = np.percentile(array, _STRETCH_PERCENTILES)
         span = max(float(high - low), 1.0)
         array = np.clip((array - low) * (255.0 / span), 0, 255).round().astype(np.uint8)
     if alpha is not None and alpha.min() != alpha.max():
-        opacity = alpha[..., None].astype(np.float32) / np.iinfo(alpha.dtype).max
+        opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1.0
+        opacity = (alpha[..., None].astype(np.float32) / opaque).clip(0, 1)
         array = (array * opacity).round().astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 

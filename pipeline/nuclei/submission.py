@@ -127,7 +127,7 @@ def read_solution(path: Path) -> dict[str, Truth]:
             differ from row to row.
     """
     truths: dict[str, Truth] = {}
-    for line, (image_id, text, height, width, usage) in _read_lines(path, _SOLUTION_COLUMNS):
+    for line, (image_id, text, height, width, usage) in _read_lines(path, _SOLUTION_COLUMNS, any_order=True):
         if usage.strip().lower() == _IGNORED:
             continue
         shape = (_parse_size(path, line, height), _parse_size(path, line, width))
@@ -199,23 +199,26 @@ def _refuse_missing(path: Path, images: Mapping[str, list[Row]], wanted: Iterabl
         raise InputError(f"{path}: no row for image {missing[0]}{more}; an image without nuclei has one empty row")
 
 
-def _read_lines(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) below the header. Ids and runs need no quoting, so a line is a row."""
+def _read_lines(path: Path, columns: tuple[str, ...], any_order: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values in the order of `columns`) below the header.
+
+    Ids and runs need no quoting, so a line is a row. Only what others made may have its columns in `any_order`.
+    """
     try:
         # Spreadsheets put a byte order mark first; utf-8-sig drops it.
-        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as plain UTF-8 text") from error
     header = _split(lines[0])
-    if tuple(header) != columns:
+    if tuple(header) != columns and not (any_order and sorted(header) == sorted(columns)):
         raise _fault(path, 1, f"the columns are {','.join(header)!r}; they must be {','.join(columns)!r}")
     for number, line in enumerate(lines[1:], start=2):
         values = _split(line)
-        if len(values) != len(columns) or not values[0]:
+        if len(values) != len(columns) or not values[header.index(columns[0])]:
             raise _fault(path, number, f"{line[:60]!r} is no row of {','.join(columns)}; mend or drop it")
-        yield number, values
+        yield number, [values[header.index(name)] for name in columns]
 
 
 def _split(line: str) -> list[str]:

@@ -7,26 +7,20 @@ The grid is searched whole, since candidates share what their common parameters 
 13 Mpx took 6 s in two processes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby, product
-from multiprocessing import get_context
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.nuclei.decoding import Decoding, find_cores, grow_nuclei, scale_probabilities
 from pipeline.nuclei.metric import Matches, Overlap, average_precision, match_overlap, tabulate_overlap
+from pipeline.parallel import map_in_order
 from pipeline.params import DecodeParams
 from pipeline.progress import track
-
-# Images that travel to a process together: few enough that the processes end together.
-_CHUNK = 4
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -74,28 +68,21 @@ def count_candidates(
     Raises:
         InputError: an image is missing from a mapping, or its two arrays differ in size.
     """
-    count = partial(_count_image, probabilities, truths, tuple(choices))
-    return list(track(_map_images(count, image_ids, workers), "search decoding", total=len(image_ids)))
+    jobs = ((image_id, *_find_arrays(probabilities, truths, image_id), tuple(choices)) for image_id in image_ids)
+    return list(track(map_in_order(_count_job, jobs, workers), "search decoding", total=len(image_ids)))
 
 
-def _map_images(
-    count: Callable[[str], list[Matches]], image_ids: Sequence[str], workers: int
-) -> Iterator[list[Matches]]:
-    if workers == 1 or len(image_ids) <= 1:
-        yield from map(count, image_ids)
-        return
-    # Spawned, since a fork of a process in which torch has threads can hang; one thread of OpenCV in each.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(count, image_ids, chunksize=_CHUNK)
-
-
-def _count_image(probabilities: Arrays, truths: Arrays, choices: Sequence[Decoding], image_id: str) -> list[Matches]:
+def _find_arrays(probabilities: Arrays, truths: Arrays, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
     for mapping, name in ((probabilities, "probabilities"), (truths, "label_map")):
         if f"{image_id}.{name}" not in mapping:
             raise InputError(f"image {image_id}: it has no {name}; run the stage that writes them again")
+    return probabilities[f"{image_id}.probabilities"], truths[f"{image_id}.label_map"]
+
+
+def _count_job(job: tuple[str, NDArray[Any], NDArray[Any], Sequence[Decoding]]) -> list[Matches]:
+    image_id, probabilities, truth, choices = job
     try:
-        return count_image(probabilities[f"{image_id}.probabilities"], truths[f"{image_id}.label_map"], choices)
+        return count_image(probabilities, truth, choices)
     except InputError as error:
         raise InputError(f"image {image_id}: {error}") from error
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline.experiments.inference import load_folds, predict_probabilities_of, store_predictions
-from pipeline.images.folds import read_folds
+from pipeline.images.folds import check_folds, read_folds
 from pipeline.images.store import Pack
+from pipeline.images.table import read_table
 from pipeline.params import Params
 from pipeline.progress import track
 from pipeline.stages.run import run
@@ -13,6 +14,7 @@ from pipeline.stages.run import run
 def main(prepared: Path, folds: Path, weights: Path, fold: int, out: Path, params: Params) -> None:
     """Predict the held-out images of one fold."""
     table = read_folds(folds)
+    check_folds(table, read_table(prepared)["image_id"].tolist(), None, params.folds.ids)
     image_ids = table.loc[table["fold"] == fold, "image_id"].tolist()
     pack = Pack(prepared / "images.npz")
     images = ((image_id, pack[f"{image_id}.image"]) for image_id in image_ids)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder
+from pipeline.images.fetch import verify_checksums
 from pipeline.images.prepare import prepare_archive
 from pipeline.params import Params
 from pipeline.stages.run import run
@@ -15,6 +16,7 @@ def main(archives: Path, train_out: Path, test_out: Path, params: Params) -> Non
     """Read the archives of `data` in the folder `archives` into two prepared splits."""
     if not archives.is_dir():
         raise InputError(f"{archives}: no such folder; `python -m pipeline fetch SOURCE --to {archives}` makes it")
+    verify_checksums(archives)
     test = None if params.data.test == "none" else archives / params.data.test
     with atomic_folder(train_out) as train_folder, atomic_folder(test_out) as test_folder:
         describe("train", prepare_archive(archives / params.data.train, train_folder, True, params.data))

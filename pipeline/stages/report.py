@@ -1,15 +1,14 @@
 """report: the run as one HTML file that works offline."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.experiments.instances import decode_predictions
+from pipeline.experiments.instances import decode_predictions, read_decodings
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
+from pipeline.files import read_json, write_text
 from pipeline.images.store import Pack, open_packs
-from pipeline.nuclei.decoding import Decoding
 from pipeline.params import Params
 from pipeline.stages.run import run
 
@@ -23,27 +22,31 @@ def main(
     histories: Path,
     card: Path,
     submission: Path,
+    curves: Path,
     out: Path,
     params: Params,
 ) -> None:
     """Show fold scores, curves, and the best, median and worst images of each type with their outlines."""
     table = read_scores(scores)
-    chosen = json.loads(decoding.read_text())["folds"]
+    chosen = read_decodings(decoding)
     examples = choose_examples(table)
     predictions = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids)
     pack = Pack(prepared / "images.npz")
     decoded = decode_predictions(
         predictions,
         [example.image_id for example in examples],
-        [Decoding(**chosen[str(example.fold)]) for example in examples],
+        [chosen[str(example.fold)] for example in examples],
         workers=1,
     )
+    by_fold = {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids}
+    together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
+    write_text(curves, together.to_csv(index=False, lineterminator="\n"))
     write_report(
         out,
         table,
-        json.loads(summary.read_text()),
-        json.loads(card.read_text()),
-        {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids},
+        read_json(summary),
+        read_json(card),
+        by_fold,
         ((name, pack[f"{name}.image"], pack[f"{name}.label_map"], label_map) for name, label_map in decoded),
         str(submission),
     )

@@ -1,17 +1,17 @@
 """submit: test predictions to a checked submission and its run card."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.errors import InputError
 from pipeline.experiments.evaluation import expect_leaderboard
-from pipeline.experiments.instances import decode_predictions
+from pipeline.experiments.instances import decode_predictions, read_decodings
 from pipeline.experiments.run_card import make_run_card
 from pipeline.experiments.runs import read_scores
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
-from pipeline.nuclei.decoding import Decoding
-from pipeline.nuclei.submission import score_submission, validate_submission, write_submission
+from pipeline.nuclei.submission import read_solution, score_submission, validate_submission, write_submission
 from pipeline.params import Params
 from pipeline.progress import track
 from pipeline.stages.run import read_seconds, run
@@ -35,28 +35,45 @@ def main(
     """Decode the test predictions, write and check the submission, and describe the run."""
     table = read_table(prepared)
     image_ids = table["image_id"].tolist()
-    choice = Decoding(**json.loads(decoding.read_text())["all"])
+    choice = read_decodings(decoding)["all"]
+    solution = find_solution(archives, image_ids, params)
     nuclei = decode_predictions(Pack(probabilities), image_ids, [choice] * len(image_ids), params.decode.workers)
     write_submission(submission, track(nuclei, "submit", len(image_ids)))
     shapes = zip(table["height"].tolist(), table["width"].tolist(), strict=True)
     found = validate_submission(submission, dict(zip(image_ids, shapes, strict=True)))
-    solution = archives / params.data.solution
-    lb_map = score_submission(submission, solution).mean if image_ids and solution.is_file() else None
+    lb_map = score_submission(submission, solution).mean if solution else None
     weight_files = [weights / f"{fold}.safetensors" for fold in params.folds.ids]
     metadata = read_metadata(weight_files[0])
     content = make_run_card(
         params,
-        json.loads(summary.read_text()),
+        read_json(summary),
         expect_leaderboard(read_scores(scores), table["image_type"], params.evaluate),
         lb_map,
         read_seconds(journal, params.folds.ids),
         str(select_device(params.train.device)),
-        [archives / params.data.train, archives / params.data.test, *weight_files],
+        [archives / name for name in (params.data.train, params.data.test, params.data.solution)] + weight_files,
         {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")},
     )
     write_json(card, content)
     known = "" if lb_map is None else f", scores {lb_map:.4f}"
     print(f"{submission}: {found} nuclei in {len(image_ids)} images, valid{known}")
+
+
+def find_solution(archives: Path, image_ids: Sequence[str], params: Params) -> Path | None:
+    """Return the path of the test set's truth, or None where it is not known.
+
+    Raises:
+        InputError: it is the truth of other images.
+    """
+    path = archives / params.data.solution
+    if not image_ids or params.data.solution == "none" or not path.is_file():
+        return None
+    strangers = sorted(read_solution(path).keys() - set(image_ids))
+    if strangers:
+        raise InputError(
+            f"{path}: image {strangers[0]} is not in {params.data.test}; set data.solution to its own or none"
+        )
+    return path
 
 
 if __name__ == "__main__":

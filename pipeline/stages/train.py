@@ -4,6 +4,8 @@ A fold is a pure function of (params, prepared images, fold table, k): run it an
 """
 
 import hashlib
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.training import PrepareBatch, Trainer, train_model
 from pipeline.unet.weights import save_weights
 
+# Packages whose versions decide the weights.
+_PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy")
 
-def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params) -> None:
-    """Train the network of one fold; an interrupted training goes on where it was."""
+
+def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params) -> float:
+    """Train the network of one fold; an interrupted training goes on where it was. Returns its seconds, all told."""
     table = read_table(prepared)
     fold_table = read_folds(folds)
     check_folds(fold_table, table["image_id"].tolist(), None, params.folds.ids)
@@ -42,30 +47,37 @@ def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, r
     configure_torch(params.train.threads)
     held_out = fold_table.loc[fold_table["fold"] == fold, "image_id"]
     val = table["image_id"].isin(held_out)
-    parts = describe_inputs(prepared, fold_table, fold, params)
-    with locked_folder(resume / f"fold{fold}-{fingerprint(parts)}") as folder:
+    with locked_folder(resume / f"fold{fold}") as folder:
         trainer = make_trainer(fold, params)
+        parts = describe_inputs(prepared, fold_table, fold, params, trainer)
         pack = Pack(prepared / "images.npz")
-        checkpoint = Checkpoint(folder)
+        checkpoint = Checkpoint(folder / fingerprint(parts))
         train_model(
             trainer,
             lambda step: load_batches(pack, table[~val], trainer, params, step),
             make_preparation(params),
             checkpoint,
             HeldOutWatch(pack, table[val], params),
+            params.housekeeping.checkpoint_every_s,
             f"train fold {fold}",
         )
         metadata = {"fold": str(fold), "inputs": fingerprint(parts), **encoder_metadata(trainer)}
         save_weights(trainer.ema, weights, metadata)
         write_text(history, pd.DataFrame(trainer.history).to_csv(index=False, lineterminator="\n"))
-        checkpoint.clear()
+        # The result is written: neither its checkpoints nor those of abandoned parameters are of use.
+        for old in folder.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+        return trainer.seconds
 
 
 def make_trainer(fold: int, params: Params) -> Trainer:
     """Build the network of a fold. Each fold has a seed of its own, for its weights as for its batches."""
     train = params.train.model_copy(update={"seed": params.train.seed + 1000 * fold})
     torch.manual_seed(train.seed)
-    return Trainer(build_model(params.unet), train, params.loss, select_device(train.device))
+    model = build_model(params.unet)
+    model.sizes.output_of(train.crop_px)  # refuses a size that the network cannot take
+    return Trainer(model, train, params.loss, select_device(train.device))
 
 
 def encoder_metadata(trainer: Trainer) -> dict[str, str]:
@@ -79,7 +91,7 @@ def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Para
     dataset = TileDataset(
         pack, table, train, params.contrast, params.augment, train.seed, step * train.batch, trainer.steps * train.batch
     )
-    return make_loader(dataset, train.batch, train.loader_workers, trainer.device.type == "cuda")
+    return make_loader(dataset, train.batch, params.housekeeping.loader_workers, trainer.device.type == "cuda")
 
 
 def make_preparation(params: Params) -> PrepareBatch:
@@ -95,12 +107,16 @@ def make_preparation(params: Params) -> PrepareBatch:
         targets = encode_targets(ids, params.targets)
         if not loss.weight_map:
             return inputs, targets, None
-        return inputs, targets, paper_weight_map(ids, loss.weight_map_w0, loss.weight_map_sigma_px).unsqueeze(1)
+        # The paper's w_c, which balances the classes, is 1 here: Dice does the balancing.
+        weights = 1 + paper_weight_map(ids, loss.weight_map_w0, loss.weight_map_sigma_px)
+        return inputs, targets, weights.unsqueeze(1)
 
     return prepare
 
 
-def describe_inputs(prepared: Path, fold_table: pd.DataFrame, fold: int, params: Params) -> dict[str, Any]:
+def describe_inputs(
+    prepared: Path, fold_table: pd.DataFrame, fold: int, params: Params, trainer: Trainer
+) -> dict[str, Any]:
     """Collect everything that decides the weights: what a checkpoint must match to be resumed from."""
     rooms = [*pipeline.images.__path__, *pipeline.unet.__path__]
     sources = [path for room in rooms for path in sorted(Path(room).glob("*.py"))]
@@ -110,9 +126,11 @@ def describe_inputs(prepared: Path, fold_table: pd.DataFrame, fold: int, params:
         "fold": fold,
         "params": {name: getattr(params, name).model_dump() for name in sections},
         "folds": fold_table.to_csv(index=False),
-        "images": sha256_of(prepared / "images.npz"),
+        "images": [sha256_of(prepared / name) for name in ("images.npz", "table.csv")],
+        "encoder": trainer.model.encoder_weights,
+        "device": trainer.device.type,
         "code": hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest(),
-        "torch": torch.__version__,
+        "versions": [version(name) for name in _PACKAGES],
     }
 
 

@@ -44,6 +44,7 @@ class Checkpoint:
     """The newest whole checkpoint of a folder, and the one before it until the newest is safe."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._paths = [folder / "newest.pt", folder / "previous.pt"]
 
     def save(self, state: dict[str, Any]) -> None:
@@ -69,12 +70,6 @@ class Checkpoint:
             print(f"{path}: damaged; set aside as {aside.name}", flush=True)
             path.replace(aside)
         return None
-
-    def clear(self) -> None:
-        """Remove the checkpoints: the result is written."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-            _digest_path(path).unlink(missing_ok=True)
 
 
 def _digest_path(path: Path) -> Path:

@@ -44,7 +44,9 @@ class Trainer:
         self.train, self.loss, self.device = train, loss, device
         self.steps = train.epochs * train.steps_per_epoch
         self.optimizer = AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
-        self.schedule = OneCycleLR(self.optimizer, train.lr, total_steps=self.steps + 1, pct_start=train.warmup)
+        # At least two steps go up: torch divides by the number of steps between the first and the peak.
+        warmup = min(1.0, max(train.warmup, 2 / (self.steps + 1)))
+        self.schedule = OneCycleLR(self.optimizer, train.lr, total_steps=self.steps + 1, pct_start=warmup)
         self.generator = torch.Generator(device)
         self.step, self.seconds = 0, 0.0
         self.history: History = []
@@ -144,6 +146,7 @@ def train_model(
     prepare: PrepareBatch,
     checkpoint: Checkpoint,
     watch: Watch,
+    checkpoint_every_s: float,
     title: str,
 ) -> NormalizedUNet:
     """Train to the end of the schedule, from the last checkpoint if there is one, and return the averaged model.
@@ -152,7 +155,7 @@ def train_model(
         trainer: a fresh one.
         batches_from: gives the batches from a step on.
         prepare: makes inputs and targets on the device.
-        checkpoint: where the state is saved every `train.checkpoint_every_s`, and on SIGTERM and Ctrl-C.
+        checkpoint: where the state is saved every `checkpoint_every_s`, and on SIGTERM and Ctrl-C.
         watch: called with the averaged model and the step at each epoch's end; its numbers go into the history.
         title: of the progress bar.
 
@@ -183,7 +186,7 @@ def train_model(
                     f"{title}: stopped at step {trainer.step}, state saved; run the same command to go on", flush=True
                 )
                 raise KeyboardInterrupt
-            if now - saved >= trainer.train.checkpoint_every_s:
+            if now - saved >= checkpoint_every_s:
                 checkpoint.save(trainer.state())
                 saved = mark = time.monotonic()
     return trainer.ema

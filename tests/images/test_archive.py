@@ -4,6 +4,7 @@ import contextlib
 import stat
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ def read_all(path):
     with open_archive(path) as archive:
         for image in index_archive(archive, labelled=True, allow_unlabelled=True):
             for entry in (image.image_entry, *image.mask_entries):
-                read_entry(archive, entry)
+                read_entry(archive, entry, 10**6)
 
 
 def refusal(path, **options):
@@ -156,9 +157,9 @@ def test_a_damaged_entry_is_named(make_archive):
     path = make_archive({IMAGE: b"the pixels", MASK: b""}, compression=zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"the pixels", b"the voxels"))
     with open_archive(path) as archive:
-        assert read_entry(archive, MASK) == b""
+        assert read_entry(archive, MASK, 10**6) == b""
         with pytest.raises(InputError, match=rf"{IMAGE}: damaged \(Bad CRC-32"):
-            read_entry(archive, IMAGE)
+            read_entry(archive, IMAGE, 10**6)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -170,3 +171,11 @@ def test_whatever_byte_is_damaged_no_other_error_comes(make_archive, data):
     path.write_bytes(content)
     with contextlib.suppress(InputError):
         read_all(path)
+
+
+def test_an_entry_that_unpacks_to_more_than_an_image_can_take_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(IMAGE, bytes(3 * 2**20))
+    with zipfile.ZipFile(path) as archive, pytest.raises(InputError, match="unpacks to 3145728 bytes"):
+        read_entry(archive, IMAGE, max_pixels=1000)

@@ -141,6 +141,14 @@ class TestTiles:
             assert np.array_equal(tile[inner][:, 0] > 127, ids[inner] > 0)
             assert inner.mean() > 0.5
 
+    @pytest.mark.parametrize("zoom", [0.4, 0.75, 1.3, 2.6])
+    def test_labels_are_not_shifted_against_the_image(self, zoom):
+        """Image and labels both say the column; they may differ by rounding, but not in the mean."""
+        label_map = np.tile(np.arange(200, dtype=np.uint16), (200, 1))
+        image = np.repeat(label_map[..., None], 3, axis=2).astype(np.uint8)
+        tile, ids = cut_tile(image, label_map, 70, zoom, np.random.default_rng(0))
+        assert np.abs((tile[..., 0] - ids).mean()) < 0.15
+
     def test_without_zoom_a_tile_is_a_window(self):
         image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
         label_map = np.arange(99, dtype=np.uint16).reshape(9, 11)

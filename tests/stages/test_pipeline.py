@@ -30,8 +30,8 @@ def tiny_params(**changes: object) -> Params:
     }  # fmt: skip
     content["train"] |= {
         "device": "cpu", "threads": 1, "epochs": 2, "steps_per_epoch": 3, "batch": 2, "tile_px": 80, "crop_px": 64,
-        "score_every_epochs": 1, "score_images": 1,
     }  # fmt: skip
+    content["housekeeping"] |= {"score_every_epochs": 1, "score_images": 1}
     content["folds"] |= {"ids": [0, 1], "tries": 2}
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
     content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5], "workers": 1}
@@ -79,7 +79,19 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         archives, test_split, out / "probabilities.npz", decoding, scores, cv, weights, submission, card,
         out / "seconds", params,
     )  # fmt: skip
-    report.main(train_split, oof, scores, cv, decoding, history, card, submission, out / "report.html", params)
+    report.main(
+        train_split,
+        oof,
+        scores,
+        cv,
+        decoding,
+        history,
+        card,
+        submission,
+        out / "curves.csv",
+        out / "report.html",
+        params,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +108,7 @@ def test_the_submission_is_valid_and_scored_as_the_card_says(archives: Path, run
     card = json.loads((run / "run.json").read_text())
     assert card["lb_map"] == score_submission(run / "submission.csv", archives / "stage1_solution.csv").mean
     assert card["expected_lb_low"] <= card["expected_lb"] <= card["expected_lb_high"]
-    assert len(card["digests"]) == 4
+    assert len(card["digests"]) == 5
     assert card["params"]["folds"]["ids"] == [0, 1]
 
 

@@ -63,7 +63,7 @@ def test_without_a_test_set_its_split_is_valid_and_empty(make_archive, tmp_path,
     [
         (TRAIN | {"a/masks/n.png": np.zeros((8, 6), np.uint8)}, TEST, r"a/masks/n\.png: a mask of 8 x 6 px"),
         (TRAIN, {"b/images/b.png": b"not an image"}, r"b/images/b\.png: does not decode"),
-        (TRAIN, {"README.md": b"nothing here"}, r"test\.zip: no entry of the form"),
+        (TRAIN, {"README.md": b"nothing here"}, r"test\.zip: no PNG of the form"),
         (TRAIN, None, r"test\.zip: no such archive"),
         (None, TEST, r"train\.zip: no such archive"),
     ],

@@ -1,0 +1,108 @@
+"""What is reported of the scores: hand-computed on a few images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.experiments.evaluation import (
+    AP_COLUMNS,
+    describe_decoding,
+    expect_leaderboard,
+    format_fold_table,
+    summarize_scores,
+    tabulate_scores,
+)
+from pipeline.experiments.run_card import find_versions, make_run_card
+from pipeline.nuclei.decoding import Decoding
+from pipeline.nuclei.metric import Matches
+from pipeline.nuclei.tuning import CrossFit
+from pipeline.params import EvaluateParams, Params
+
+EVALUATE = EvaluateParams(bootstrap=200, seed=1)
+
+
+def matches(truth: int, prediction: int, hits: int) -> Matches:
+    """All thresholds have the same number of hits."""
+    return Matches(truth, prediction, np.full(10, hits))
+
+
+@pytest.fixture
+def images() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image_id": list("abcd"),
+            "group": list("wxyz"),
+            "fold": [0, 0, 1, 1],
+            "image_type": ["fluorescence", "brightfield", "fluorescence", "fluorescence"],
+        }
+    )
+
+
+@pytest.fixture
+def counts() -> list[Matches]:
+    # AP: 1, 1/3, 0, 1 (nothing there, nothing found)
+    return [matches(2, 2, 2), matches(2, 2, 1), matches(1, 1, 0), matches(0, 0, 0)]
+
+
+def test_scores_and_summary_by_hand(images: pd.DataFrame, counts: list[Matches]) -> None:
+    scores = tabulate_scores(images, counts)
+    assert scores["ap"].tolist() == pytest.approx([1, 1 / 3, 0, 1])
+    assert list(scores.columns) == ["image_id", "group", "fold", "image_type", "ap", *AP_COLUMNS]
+    cv = summarize_scores(scores, counts, EVALUATE)
+    assert cv["cv_map"] == pytest.approx(7 / 12)
+    assert cv["folds"] == {"0": pytest.approx(2 / 3), "1": pytest.approx(1 / 2)}
+    assert cv["cv_std"] == pytest.approx((2 / 3 - 1 / 2) / np.sqrt(2))
+    assert cv["image_types"] == {"brightfield": pytest.approx(1 / 3), "fluorescence": pytest.approx(2 / 3)}
+    # Five true, five predicted, three hits: 3 / (5 + 5 - 3).
+    assert cv["pooled_ap"] == pytest.approx(3 / 7)
+    assert cv["thresholds"]["95"] == pytest.approx(7 / 12)
+    assert 0 <= cv["cv_low"] <= cv["cv_map"] <= cv["cv_high"] <= 1
+    assert cv["images"] == 4
+
+
+def test_the_expected_score_follows_the_test_sets_types(images: pd.DataFrame, counts: list[Matches]) -> None:
+    scores = tabulate_scores(images, counts)
+    half = pd.Series(["brightfield", "fluorescence"])
+    assert expect_leaderboard(scores, half, EVALUATE)[0] == pytest.approx((1 / 3 + 2 / 3) / 2)
+    same = images["image_type"]
+    assert expect_leaderboard(scores, same, EVALUATE)[0] == pytest.approx(7 / 12)
+    only = pd.Series(["fluorescence", "colour_on_dark"])
+    expected, low, high = expect_leaderboard(scores, only, EVALUATE)
+    assert expected == pytest.approx(2 / 3)
+    assert low <= expected <= high
+
+
+@pytest.mark.parametrize("types", [[], ["colour_on_dark"]])
+def test_without_a_known_type_the_plain_score_is_expected(
+    images: pd.DataFrame, counts: list[Matches], types: list[str]
+) -> None:
+    scores = tabulate_scores(images, counts)
+    assert expect_leaderboard(scores, pd.Series(types, dtype=object), EVALUATE)[0] == pytest.approx(7 / 12)
+
+
+def test_the_fold_table_shows_folds_types_mean_and_std(images: pd.DataFrame, counts: list[Matches]) -> None:
+    scores = tabulate_scores(images, counts)
+    text = format_fold_table(scores, summarize_scores(scores, counts, EVALUATE))
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+    assert rows["0"] == ["2", "0.667", "0.333", "1.000"]
+    assert rows["1"] == ["2", "0.500", "-", "0.500"]
+    assert rows["mean"] == ["0.583", "0.333", "0.750"]
+    assert "cross-fitted CV over 4 images: 0.583 +- 0.118" in text
+
+
+def test_chosen_decodings_are_named_by_fold() -> None:
+    choices = [Decoding(0.5, 0.5, 0.5, 10), Decoding(0.6, 0.5, 0.5, 10)]
+    described = describe_decoding(choices, CrossFit(on_all=1, on_others={0: 0, 1: 1}))
+    assert described["all"]["seed_threshold"] == 0.6
+    assert [described["folds"][fold]["seed_threshold"] for fold in ("0", "1")] == [0.5, 0.6]
+
+
+def test_the_run_card_has_what_the_ledger_needs(params: Params) -> None:
+    card = make_run_card(
+        params, {"cv_map": 0.5, "cv_std": 0.1}, (0.4, 0.3, 0.5), None, None, "cpu", [], {"encoder_source": "pypi"}
+    )
+    for key in ("cv_map", "cv_std", "expected_lb", "expected_lb_low", "expected_lb_high", "lb_map", "wall_s", "seed"):
+        assert key in card
+    assert card["lb_map"] is None
+    assert card["params"]["folds"]["ids"] == list(params.folds.ids)
+    assert find_versions()["torch"] == card["versions"]["torch"] != "not installed"

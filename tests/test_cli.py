@@ -1,0 +1,154 @@
+"""The command line: it answers at once, says in one line what is wrong, and does what its help says on the sample."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cli import main
+from pipeline.images.archive import index_archive, open_archive
+from pipeline.images.raw import crop_mask, decode_image
+from pipeline.nuclei.rle import decode_rle
+from pipeline.nuclei.submission import read_solution, write_submission
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "data" / "sample"
+COMMANDS = ("fetch", "summary", "compare", "score", "check", "predict", "keep", "upload")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['pipeline', '--help']\ntry:\n import pipeline.__main__\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'numpy', 'pandas', 'cv2', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in COMMANDS:
+        assert f"\n    {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["summary"], "make repro"),
+        (["keep", "mine"], "dvc repro"),
+        (["keep", "../mine"], "../mine"),
+        (["score", "none.csv", "none.csv"], "none.csv"),
+        (["check", "none.csv", "--images", "none.zip"], "none.zip"),
+        (["predict", "none.png", "--out", "out"], "no trained run"),
+        (["fetch", "nowhere"], "nowhere"),
+        (["upload", "mine"], "mine"),
+        (["compare", "nothing-of-this-name"], "nothing-of-this-name"),
+    ],
+)
+def test_what_is_wrong_is_one_line(workspace: Path, arguments: list[str], words: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    message = str(stop.value.code)
+    assert message.startswith("error: ")
+    assert words in message
+    assert "\n" not in message
+    assert sorted(path.name for path in workspace.iterdir()) == ["params.yaml"]
+
+
+def write_truth(path: Path) -> None:
+    """Write the sample's solution as a submission; a pixel of two true nuclei goes to the later one."""
+    items = []
+    for name, truth in sorted(read_solution(SAMPLE / "stage1_solution.csv").items()):
+        label_map = np.zeros(truth.shape, np.int32)
+        for label, row in enumerate(truth.rows, start=1):
+            label_map[decode_rle(row.text, truth.shape)] = label
+        items.append((name, label_map))
+    write_submission(path, items)
+
+
+def test_the_truth_is_valid_and_scores_nearly_one(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not quite: two true nuclei share a pixel, which a submission cannot give to both."""
+    write_truth(workspace / "truth.csv")
+    main(["score", "truth.csv", str(SAMPLE / "stage1_solution.csv")])
+    words = capsys.readouterr().out.split()
+    assert float(words[1]) == pytest.approx(1, abs=1e-3)
+    assert words[2:] == ["over", "16", "images"]
+    main(["check", "truth.csv", "--images", str(SAMPLE / "stage1_test.zip")])
+    assert "valid" in capsys.readouterr().out
+
+
+def test_a_submission_that_lacks_an_image_fails_the_check(workspace: Path) -> None:
+    write_truth(workspace / "truth.csv")
+    lines = (workspace / "truth.csv").read_text().splitlines(keepends=True)
+    dropped = lines[1].split(",")[0]
+    (workspace / "cut.csv").write_text("".join(line for line in lines if not line.startswith(dropped)))
+    with pytest.raises(SystemExit, match=dropped):
+        main(["check", "cut.csv", "--images", str(SAMPLE / "stage1_test.zip")])
+
+
+def test_the_samples_solution_is_the_masks_that_are_not_in_its_archive() -> None:
+    """Every run of the solution lies in its image, and no image of the test part is one of the training part."""
+    truths = read_solution(SAMPLE / "stage1_solution.csv")
+    with open_archive(SAMPLE / "stage1_test.zip") as test, open_archive(SAMPLE / "stage1_train.zip") as train:
+        entries = {entry.image_id: entry for entry in index_archive(test, False, True)}
+        train_ids = {entry.image_id for entry in index_archive(train, True, False)}
+        assert entries.keys() == truths.keys()
+        assert not entries.keys() & train_ids
+        for name, entry in entries.items():
+            assert decode_image(test.read(entry.image_entry), name, 10**8).shape[:2] == truths[name].shape
+
+
+def test_keep_and_compare_a_run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("folds", "submissions"):
+        (workspace / name).mkdir()
+    columns = ",".join(f"ap{percent}" for percent in range(50, 100, 5))
+    rows = [",".join([f"i{n},g{n % 10},{n % 10 % 3},fluorescence", *[f"{rng.random():.3f}"] * 11]) for n in range(30)]
+    (workspace / "folds" / "scores.csv").write_text(f"image_id,group,fold,image_type,ap,{columns}\n" + "\n".join(rows))
+    (workspace / "folds" / "folds.csv").write_text("image_id,group,stratum,fold\n")
+    cv = {"cv_map": 0.5, "cv_std": 0.1, "cv_low": 0.4, "cv_high": 0.6, "pooled_ap": 0.5, "images": 30}
+    (workspace / "folds" / "cv.json").write_text(json.dumps(cv))
+    card = {
+        "cv_map": 0.5, "cv_std": 0.1, "expected_lb": 0.4, "expected_lb_low": 0.3, "expected_lb_high": 0.5,
+        "lb_map": None, "wall_s": 1.0, "seed": 1, "threads": 2, "device": "cpu", "revision": "abc",
+    }  # fmt: skip
+    (workspace / "submissions" / "run.json").write_text(json.dumps(card))
+    (workspace / "submissions" / "submission.csv").write_text("ImageId,EncodedPixels\n")
+    main(["keep", "mine"])
+    kept = {path.name for path in (workspace / "submissions" / "mine").iterdir()}
+    assert kept == {"submission.csv", "run.json", "cv.json", "scores.csv", "folds.csv"}
+    assert (workspace / "submissions" / "ledger.csv").read_text().splitlines()[1].startswith("mine,0.5,")
+    main(["compare", "mine"])
+    assert "no difference" in capsys.readouterr().out
+    main(["summary"])
+    assert "submission.csv" in capsys.readouterr().out
+
+
+def test_the_sample_was_drawn_as_its_script_says() -> None:
+    """Types, sizes and fields: at least three whole mosaics, an image with more than 255 nuclei, under 6 MB."""
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 6e6
+    with zipfile.ZipFile(SAMPLE / "stage1_train.zip") as archive:
+        entries = index_archive(archive, True, False)
+        assert 50 <= len(entries) <= 70
+        assert max(len(entry.mask_entries) for entry in entries) > 255
+        areas = [
+            int(crop_mask(decode_image(archive.read(name), name, 10**8), name).pixels.sum())
+            for entry in entries
+            for name in entry.mask_entries[:3]
+        ]
+    assert min(areas) < 40
+    assert max(areas) > 2000
