@@ -245,7 +245,8 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A key that is unknown is the likely cause of the one that is missing.
+        first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"

@@ -17,6 +17,7 @@ from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precisio
 from pipeline.nuclei.tuning import CrossFit
 from pipeline.params import EvaluateParams
 
+_NORMAL_95 = 1.96  # standard deviations on each side that hold 95 %
 # An interval by resampling groups needs two of them.
 _LEAST_GROUPS = 2
 
@@ -65,7 +66,8 @@ def expect_leaderboard(
 
     The types are found from the images alone. A type that training lacks counts as the mean of the others; where the
     others are one single group, the plain CV is expected. The interval says how well this mean is known from these
-    images; it does not cover acquisitions that look like none of them.
+    images, and what chance does to the mean of so few test images; it does not cover acquisitions that look like none
+    of them.
 
     Source: post-stratification; Holt & Smith, Journal of the Royal Statistical Society A 142 (1979) 33.
     """
@@ -76,7 +78,11 @@ def expect_leaderboard(
     if used["group"].nunique() < _LEAST_GROUPS:
         used, weights = scores, np.ones(len(scores))
     low, high = bootstrap_interval(used["ap"], used["group"], params.bootstrap, params.seed, weights)
-    return float(np.average(used["ap"], weights=weights)), low, high
+    expected = float(np.average(used["ap"], weights=weights))
+    variance = float(np.average((used["ap"] - expected) ** 2, weights=weights))
+    by_chance = _NORMAL_95 * np.sqrt(variance / max(len(test_types), 1))
+    reach = float(np.hypot((high - low) / 2, by_chance))
+    return expected, max(0.0, expected - reach), min(1.0, expected + reach)
 
 
 def format_fold_table(scores: pd.DataFrame, summary: dict[str, Any]) -> str:

@@ -53,8 +53,12 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     names = [path.stem for path in paths]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
-        raise InputError(f"{double[0]}: two images of this name would share their results; predict them one by one")
+        raise InputError(
+            f"{double[0]}: two images of this name would share their results; predict each into an --out of its own"
+        )
     for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; give the files in it, {path}/*.png say")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
     decoding = read_decodings(decoding_path)["all"]
@@ -62,13 +66,13 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     shown: dict[str, NDArray[np.uint8]] = {}
 
     def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for path in track(paths, "predict", len(paths)):
+        for path in paths:
             for name, image in read_images(path, params.predict.max_pixels):
                 shown[name] = image
                 yield name, image
 
     predictions = predict_probabilities_of(models, images(), params)
-    for name, probabilities in predictions:
+    for name, probabilities in track(predictions, "predict", len(paths)):
         label_map = decode_instances(probabilities, decoding)
         yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 COMPETITION = "data-science-bowl-2018"
 
 _CURE = (
-    "install the client (`pip install -e .[kaggle]`), put the API token of kaggle.com/settings at "
+    "install the client (`pip install -c constraints.txt -e '.[kaggle]'`), put the API token of kaggle.com/settings at "
     "~/.kaggle/kaggle.json, and accept the rules on the competition's page"
 )
 

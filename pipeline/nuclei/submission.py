@@ -109,7 +109,9 @@ def validate_submission(path: Path, shapes: Mapping[str, Shape]) -> int:
     images = read_submission(path)
     for image_id, rows in images.items():
         if image_id not in shapes:
-            raise _fault(path, rows[0].line, f"image {image_id} is not in the test set; drop its rows")
+            raise _fault(
+                path, rows[0].line, f"image {image_id} is not in the test set; drop its rows, or name the right archive"
+            )
     _refuse_missing(path, images, shapes)
     for image_id, rows in images.items():
         _decode_rows(path, image_id, rows, shapes[image_id])

@@ -38,7 +38,7 @@ _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "
 
 
 def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, resume: Path, params: Params) -> float:
-    """Train the network of one fold; an interrupted training goes on where it was. Returns its seconds, all told."""
+    """Train the network of one fold; an interrupted training goes on where it was."""
     table = read_table(prepared)
     fold_table = read_folds(folds)
     check_folds(fold_table, table["image_id"].tolist(), None, params.folds.ids)
