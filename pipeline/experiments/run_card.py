@@ -20,8 +20,8 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-# What a result is made from; the rest of a checkout is documentation or results.
-_SOURCES = ("pipeline", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+# The folder of the code.
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def make_run_card(
@@ -67,12 +67,12 @@ def make_run_card(
 
 
 def find_revision() -> str | None:
-    """Return the git revision, with `-dirty` where code or parameters differ from it; None without git.
+    """Return the git revision, with `-dirty` where the code differs from it; None without git.
 
-    Results are left out of the question: a run in progress is always writing them.
+    Results are left out of the question, as a run in progress is always writing them; parameters stand in the card.
     """
     revision = _ask_git("rev-parse", "HEAD")
-    return revision and revision + ("-dirty" if _ask_git("status", "--porcelain", "--", *_SOURCES) else "")
+    return revision and revision + ("-dirty" if _ask_git("status", "--porcelain", "--", str(_PACKAGE)) else "")
 
 
 def _ask_git(*arguments: str) -> str | None:

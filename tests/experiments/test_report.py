@@ -135,7 +135,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
 def test_the_page_says_the_numbers(tmp_path):
     words = " ".join(" ".join(Page(write(tmp_path / "report.html")).text).split())
     assert "0.512 ± 0.020 over folds · 95 % interval 0.480 .. 0.540" in words
-    assert f"Expected on the leaderboard 0.400 0.350 .. {DASH} Leaderboard not known yet" in words
+    assert f"Expected on the leaderboard 0.400 0.350 .. {DASH} Test set not known yet" in words
     assert "Wall time 8 min 32 s cpu, 2 threads, seed 2018" in words
     assert "Submission: submissions/submission.csv" in words
     # Fold 0 holds images 0, 2 and 4: mean 0.2; the factors 1.2 - IoU are 0.7, 0.45 and 0.3. Folds differ by 0.1.

@@ -131,7 +131,7 @@ def test_refused_unauthorized_and_missing(kaggle, submissions, monkeypatch, tmp_
     with pytest.raises(InputError, match="Could not submit"):
         upload(submissions)
     kaggle.set(fate="unauthorized")
-    with pytest.raises(InputError, match=r"Could not find kaggle.json.*pip install -e .\[kaggle\]"):
+    with pytest.raises(InputError, match=r"Could not find kaggle.json.*pip install -c constraints.txt"):
         upload(submissions)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

@@ -33,9 +33,7 @@ def test_augmentation_targets_network_and_loss_stay_on_the_device(
         inputs, targets, weights = make_preparation(params)(tiles, label_maps, None)  # type: ignore[arg-type]
         assert (weights is not None) == weight_map
         total, terms = combined_loss(model(inputs), targets, params.loss, weights)
-        total.backward()
-        for tensor in (inputs, targets, total, *terms.values(), *(p.grad for p in model.parameters())):
-            assert tensor is not None
+        for tensor in (inputs, targets, total, *terms.values()):
             assert tensor.device.type == "cuda"
 
 

@@ -64,7 +64,7 @@ def smooth(height, width):
 
 
 def predict_params(**changes):
-    values = {"views": "identity", "scales": (1.0,), "tile_px": 64, "overlap_px": 16, "batch": 3}
+    values = {"views": "identity", "scales": (1.0,), "tile_px": 64, "overlap_px": 16, "batch": 3, "max_pixels": 10**9}
     return PredictParams(**(values | changes))
 
 
@@ -161,7 +161,7 @@ def test_images_keep_their_order_and_share_batches():
     shapes = [(32, 32), (40, 24), (32, 32), (32, 32), (200, 90), (40, 24), (32, 32)]
     images = [(f"image{number}", noise(*shape, seed=number)) for number, shape in enumerate(shapes)]
     model = copier(8)
-    params = predict_params(batch=4)
+    params = predict_params(batch=4, max_pixels=10**9)
     predicted = list(predict_images([model], iter(images), params, CPU, "fp32", False))
     assert [image_id for image_id, _ in predicted] == [image_id for image_id, _ in images]
     for (_, image), (_, output) in zip(images, predicted, strict=True):
@@ -189,7 +189,9 @@ def test_a_small_image_is_one_small_tile():
 
 def test_batches_do_not_change_the_result():
     image, model = noise(150, 150), blur_model()
-    np.testing.assert_array_equal(predict(model, image, batch=1), predict(model, image, batch=7))
+    np.testing.assert_array_equal(
+        predict(model, image, batch=1, max_pixels=10**9), predict(model, image, batch=7, max_pixels=10**9)
+    )
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
