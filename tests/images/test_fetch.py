@@ -333,5 +333,5 @@ def test_kaggle_refuses_or_is_missing(kaggle, monkeypatch):
         fetch("kaggle", kaggle / "data")
     monkeypatch.setenv("PATH", str(kaggle))
     monkeypatch.setattr(sys, "executable", str(kaggle / "python"))
-    with pytest.raises(InputError, match=r"no such program.*pip install -e .\[kaggle\]"):
+    with pytest.raises(InputError, match=r"no such program.*pip install -c constraints.txt"):
         fetch("kaggle", kaggle / "data")
