@@ -17,7 +17,7 @@ arguments = sys.argv[1:]
 state["calls"].append(arguments)
 code = 0
 if state["fate"] == "unauthorized":
-    print("Could not find kaggle.json. Make sure it's located in /root/.kaggle", file=sys.stderr)
+    print("Could not find kaggle.json. Make sure it's located in ~/.kaggle", file=sys.stderr)
     code = 1
 elif arguments[:2] == ["competitions", "submit"]:
     if state["fate"] == "refused":
