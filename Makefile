@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: help repro test lint dvc-deps params clean
+.PHONY: help repro test bench lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
+	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
 	@echo "make lint      ruff and mypy"
 	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
 	@echo "make params    compose pipeline/conf into params.yaml"
@@ -21,6 +22,10 @@ repro: $(READY)
 
 test: $(READY)
 	python -m pytest
+
+bench: $(READY)
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	python -m tests.benchmarks $(only)
 
 lint: $(READY)
 	ruff check .

@@ -160,6 +160,7 @@ class TrainParams(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["bf16", "fp32"]
     channels_last: bool
+    compile: bool  # the network, by torch.compile; for CUDA, where it needs a C++ compiler
     balance_types: Share  # 0 draws every image alike, 1 draws every image type alike
     object_diameter_px: NotNegative  # bring each crop's median nucleus to this diameter; 0 keeps the native size
 

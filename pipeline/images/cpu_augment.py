@@ -20,10 +20,10 @@ class CpuAugment:
 
     def __init__(self, params: AugmentParams, crop_px: int) -> None:
         self._whole = params.backend == "albumentations"
-        self._active = params.backend != "none" and (
+        self.active = params.backend != "none" and (
             self._whole or params.cpu_clahe + params.cpu_jpeg + params.cpu_stain > 0
         )
-        if self._active:
+        if self.active:
             self._grey, self._stained = (_compose(params, crop_px, stained) for stained in (False, True))
 
     def __call__(
@@ -34,7 +34,7 @@ class CpuAugment:
         Returns:
             both of side T, or of side crop_px where albumentations runs the whole policy.
         """
-        if not self._active:
+        if not self.active:
             return image, label_map
         grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
         transform = self._grey if grey else self._stained

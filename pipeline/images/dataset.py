@@ -4,6 +4,7 @@ In: a prepared split's pack and table. Out: tiles `(T, T, 3)` uint8 and their la
 running number: sample n of a run is the same whoever asks for it, in whichever worker and after whatever restart.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -67,29 +68,50 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         self._ids = table["image_id"].tolist()
         self._cumulative = np.cumsum(sampling_weights(table["image_type"], train.balance_types))
         self._zooms = base_zooms(table["median_area_px"].to_numpy(np.float64), train.object_diameter_px)
-        self._tile_px = train.tile_px
+        self.tile_px = train.tile_px
         self._tables = [find_contrast(pack[f"{image_id}.image"], contrast) for image_id in self._ids]
         self._effects = CpuAugment(augment, train.crop_px)
         self._seed, self._first, self._last = seed, first, last
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels `whole_images` has in all."""
+        areas = [self._pack[f"{image_id}.label_map"].size for image_id in self._ids]
+        return round(float(np.sum(areas * self._zooms**2)))
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether tiles pass through effects on the CPU."""
+        return self._effects.active
 
     def __len__(self) -> int:
         return self._last - self._first
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
         """Return a tile (T, T, 3) uint8 and its label map (T, T) int32; (C, C) where the CPU does all augmentation."""
-        rng = np.random.default_rng((self._seed, self._first + item))
-        index = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._ids) - 1)
+        index, rng = self.draw_image(item)
         image_id = self._ids[index]
         image, label_map = cut_tile(
             self._pack[f"{image_id}.image"],
             self._pack[f"{image_id}.label_map"],
-            self._tile_px,
+            self.tile_px,
             float(self._zooms[index]),
             rng,
         )
         image = apply_contrast(image, self._tables[index])
         image, label_map = self._effects(image, label_map, rng)
         return torch.from_numpy(image), torch.from_numpy(label_map)
+
+    def draw_image(self, item: int) -> tuple[int, np.random.Generator]:
+        """Return which image sample `item` is of, and the generator of all else about it."""
+        rng = np.random.default_rng((self._seed, self._first + item))
+        return min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._ids) - 1), rng
+
+    def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+        """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
+        for image_id, zoom, levels in zip(self._ids, self._zooms, self._tables, strict=True):
+            pair = zoom_pair(self._pack[f"{image_id}.image"], self._pack[f"{image_id}.label_map"], float(zoom))
+            yield apply_contrast(pair[0], levels), pair[1]
 
 
 def base_zooms(median_area_px: NDArray[np.float64], diameter_px: float) -> NDArray[np.float64]:
@@ -116,15 +138,29 @@ def cut_tile(
         (T, T, 3) uint8 and (T, T) int32.
     """
     source_px = max(1, round(tile_px / zoom))
-    top, left = (int(rng.integers(0, max(0, size - source_px) + 1)) for size in image.shape[:2])
+    top, left = draw_corner(image.shape[:2], source_px, rng)
     window = np.s_[top : top + source_px, left : left + source_px]
-    tile: NDArray[Any] = image[window]
-    ids: NDArray[Any] = label_map[window].astype(np.int32)
+    tile, ids = zoom_pair(image[window], label_map[window], zoom)
+    return _mirror_to(tile[:tile_px, :tile_px], tile_px), _mirror_to(ids[:tile_px, :tile_px], tile_px)
+
+
+def draw_corner(shape: tuple[int, ...], source_px: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the top and left of a random square of `source_px` in `shape` (H, W); 0 along a side that is shorter."""
+    top, left = (int(rng.integers(0, max(0, size - source_px) + 1)) for size in shape)
+    return top, left
+
+
+def zoom_pair(
+    image: NDArray[np.uint8], label_map: NDArray[np.uint16], zoom: float
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Return image (H, W, 3) uint8 and label_map (H, W) int32 at `zoom` output px per px; below 1, areas are averaged."""
+    tile: NDArray[Any] = image
+    ids: NDArray[Any] = label_map.astype(np.int32)
     if zoom != 1.0:
         size = (max(1, round(tile.shape[1] * zoom)), max(1, round(tile.shape[0] * zoom)))
         tile = cv2.resize(tile, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
         ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    return _mirror_to(tile[:tile_px, :tile_px], tile_px), _mirror_to(ids[:tile_px, :tile_px], tile_px)
+    return tile, ids
 
 
 def _mirror_to(array: NDArray[Any], size_px: int) -> NDArray[Any]:

@@ -5,6 +5,7 @@ A fold is a pure function of (params, prepared images, fold table, k): run it an
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.files import sha256_of, write_text
 from pipeline.images.augment import augment_batch, crop_batch
 from pipeline.images.dataset import TileDataset, make_loader
 from pipeline.images.folds import check_folds, read_folds
+from pipeline.images.resident import ResidentTiles, fits_on
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
 from pipeline.nuclei.targets import encode_targets, paper_weight_map
@@ -30,7 +32,7 @@ from pipeline.stages.run import run
 from pipeline.unet.checkpoint import Checkpoint, fingerprint, locked_folder
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import configure_torch, select_device
-from pipeline.unet.training import PrepareBatch, Trainer, train_model
+from pipeline.unet.training import Batch, PrepareBatch, Trainer, train_model
 from pipeline.unet.weights import save_weights
 
 # Packages whose versions decide the weights.
@@ -85,12 +87,14 @@ def encoder_metadata(trainer: Trainer) -> dict[str, str]:
     return {f"encoder_{key}": value for key, value in trainer.model.encoder_weights.items()}
 
 
-def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Any:
-    """Return a loader of the batches from `step` to the end of the schedule."""
+def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Iterable[Batch]:
+    """Return the batches from `step` to the end of the schedule, from images on the device where they fit there."""
     train = trainer.train
     dataset = TileDataset(
         pack, table, train, params.contrast, params.augment, train.seed, step * train.batch, trainer.steps * train.batch
     )
+    if not dataset.has_effects and fits_on(trainer.device, dataset.pixels):
+        return ResidentTiles(dataset, train.batch, trainer.device)
     return make_loader(dataset, train.batch, params.housekeeping.loader_workers, trainer.device.type == "cuda")
 
 

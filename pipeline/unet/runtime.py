@@ -8,7 +8,8 @@ import torch
 
 from pipeline.errors import InputError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+# mallopt(3): M_TRIM_THRESHOLD, the free bytes that are kept; M_MMAP_MAX, how many blocks may lie outside the heap.
+_KEEP_FREED = {-1: 2**31 - 1, -4: 0}
 
 
 def select_device(name: str) -> torch.device:
@@ -27,8 +28,8 @@ def select_device(name: str) -> torch.device:
 def configure_torch(threads: int) -> None:
     """Set the CPU threads of torch, fast matrix products, and keep freed memory within the process.
 
-    By default glibc hands each large block back to the system and page-faults it in again: keeping it made the device
-    augmentation about 1.5 times faster on two CPU cores.
+    By default glibc hands each large block back to the system and page-faults it in again (`make bench only=profile`
+    measures what that costs a training step).
     """
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
@@ -36,8 +37,8 @@ def configure_torch(threads: int) -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            for option, value in _KEEP_FREED.items():
+                libc.mallopt(option, value)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

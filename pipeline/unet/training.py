@@ -36,11 +36,19 @@ History = list[dict[str, float]]
 
 
 class Trainer:
-    """One fold's training: its model, averaged weights, optimiser and schedule, and how to save and resume them."""
+    """One fold's training: its model, averaged weights, optimiser and schedule, and how to save and resume them.
+
+    Raises:
+        InputError: `train.compile` on a CPU.
+    """
 
     def __init__(self, model: NormalizedUNet, train: TrainParams, loss: LossParams, device: torch.device) -> None:
         self.model = model.to(device).to(memory_format=memory_format(train.channels_last))
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
+        if train.compile and device.type == "cpu":
+            raise InputError("train.compile is true on a CPU, where it gains nothing; set it to false")
+        # The compiled network shares the weights: only steps go through it.
+        self._forward = torch.compile(self.model) if train.compile else self.model
         self.train, self.loss, self.device = train, loss, device
         self.steps = train.epochs * train.steps_per_epoch
         self.optimizer = AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
@@ -86,7 +94,7 @@ class Trainer:
         inputs, targets, weights = prepare(tiles.permute(0, 3, 1, 2), label_maps, self.generator)
         inputs = inputs.contiguous(memory_format=memory_format(self.train.channels_last))
         with autocast(self.device, self.train.precision):
-            logits = self.model(inputs)
+            logits = self._forward(inputs)
         targets, weights = center_crop(targets, logits), None if weights is None else center_crop(weights, logits)
         total, terms = combined_loss(logits.float(), targets, self.loss, weights)
         self.optimizer.zero_grad(set_to_none=True)

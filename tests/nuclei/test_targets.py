@@ -62,13 +62,15 @@ def test_the_edge_of_the_map_is_no_border():
     assert (encode(np.ones((5, 6)))[2] == 1).all()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_distance_is_exact(seed):
-    label_map = draw_label_map(seed)
+@pytest.mark.parametrize("radius_px", [1, 4, 8, 12, 20])
+@pytest.mark.parametrize("shape", [(60, 70), (50, 6), (3, 90)])  # the last two are narrower than what a look reaches
+def test_distance_is_exact(shape, radius_px):
+    label_map = draw_label_map(radius_px, shape)
     expected = np.zeros(label_map.shape)
     for label in np.unique(label_map[label_map > 0]):
         expected = np.where(label_map == label, distance_outside(label_map, label), expected)
-    np.testing.assert_allclose(encode(label_map)[2], np.minimum(expected / 4, 1), atol=1e-6)
+    found = encode(label_map, TargetsParams(boundary_px=2, distance_px=radius_px))[2]
+    np.testing.assert_allclose(found, np.minimum(expected / radius_px, 1), atol=1e-6)
 
 
 @given(LABEL_MAPS, st.integers(1, 3))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from pipeline.images.resident import cut_windows
 from pipeline.params import load_params
 from pipeline.stages.train import make_preparation
 from pipeline.unet.losses import combined_loss
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("weight_map", [False, True])
-def test_augmentation_targets_network_and_loss_stay_on_the_device(
+def test_crop_augmentation_targets_network_and_loss_stay_on_the_device(
     weight_map: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = load_params(ROOT / "params.yaml")
@@ -27,13 +28,15 @@ def test_augmentation_targets_network_and_loss_stay_on_the_device(
 
     with FakeTensorMode(), torch.device("cuda"):
         model = build_model(params.unet, pretrained=False)
-        tiles = torch.zeros(2, 3, params.train.tile_px, params.train.tile_px, dtype=torch.uint8)
-        label_maps = torch.zeros(2, params.train.tile_px, params.train.tile_px, dtype=torch.int32)
+        pixels, ids = torch.zeros(2 * 300 * 400, 3, dtype=torch.uint8), torch.zeros(2 * 300 * 400, dtype=torch.int32)
+        windows = torch.tensor([[0, 300, 400, 10, 20], [300 * 400, 300, 400, 0, 0]])
         monkeypatch.setattr(torch.Tensor, "cpu", refuse)
-        inputs, targets, weights = make_preparation(params)(tiles, label_maps, None)  # type: ignore[arg-type]
+        tiles, label_maps = cut_windows(pixels, ids, windows, params.train.tile_px)
+        prepare = make_preparation(params)
+        inputs, targets, weights = prepare(tiles.permute(0, 3, 1, 2), label_maps, None)  # type: ignore[arg-type]
         assert (weights is not None) == weight_map
         total, terms = combined_loss(model(inputs), targets, params.loss, weights)
-        for tensor in (inputs, targets, total, *terms.values()):
+        for tensor in (tiles, label_maps, inputs, targets, total, *terms.values()):
             assert tensor.device.type == "cuda"
 
 

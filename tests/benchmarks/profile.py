@@ -1,0 +1,224 @@
+"""Where a training step and a predicted megapixel go, and what each of the runtime's settings gains."""
+
+import ctypes
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.store import Pack
+from pipeline.images.table import read_table
+from pipeline.nuclei.decoding import decode_instances
+from pipeline.nuclei.tuning import middle_candidate
+from pipeline.params import Params
+from pipeline.stages import train as train_stage
+from pipeline.unet import training
+from pipeline.unet.model import build_model
+from pipeline.unet.predict import Ensemble, predict_images
+from pipeline.unet.runtime import configure_torch, select_device
+from tests.benchmarks.harness import Report, Setting, Table, compose_params, seconds_of, time_pair
+from tests.benchmarks.training import STEPS, our_batches
+
+# The operators that the profiler names, in the parts of the table; the first match counts.
+_OPERATORS = {
+    "convolution, backward": ("convolution_backward",),
+    "convolution, forward": ("mkldnn_convolution", "conv2d", "_convolution", "thnn_conv2d"),
+    "batch norm": ("batch_norm",),
+    "activations": ("threshold_backward", "hardtanh", "clamp", "relu", "sigmoid"),
+    "copies and casts (bf16, float32)": ("copy_", "_to_copy", "contiguous"),
+    "upsampling and concatenation": ("upsample", "cat", "pad"),
+    "optimiser and averaged weights": ("adamw", "lerp", "foreach", "norm"),
+}
+# mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX as glibc has them at the start.
+_GLIBC_DEFAULTS = {-1: 128 * 1024, -3: 128 * 1024, -4: 65536}
+
+
+class Stopwatch:
+    """Seconds by part, of functions that are wrapped while the `with` block runs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrapped(self, name: str, function: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - begin
+
+        return timed
+
+    @contextmanager
+    def watch(self, **functions: tuple[Any, str]) -> Iterator[None]:
+        """Wrap `owner.attribute` of each name."""
+        patches = [
+            mock.patch.object(owner, attribute, self.wrapped(name, getattr(owner, attribute)))
+            for name, (owner, attribute) in functions.items()
+        ]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float, dict[str, float]]:
+    """Return the s of a step, and of its parts."""
+    watch = Stopwatch()
+    trainer = train_stage.make_trainer(0, params)
+    trainer.model.train()
+    batches = iter(our_batches(setting, params, trainer))
+    parts = {
+        "augmentation": (train_stage, "augment_batch"),
+        "targets": (train_stage, "encode_targets"),
+        "forward pass": (trainer.model, "forward"),
+        "loss": (training, "combined_loss"),
+        "backward pass": (torch.Tensor, "backward"),
+        "gradient norm": (training, "clip_grad_norm_"),
+        "optimiser": (trainer.optimizer, "step"),
+        "averaged weights": (trainer, "_average_weights"),
+    }
+    loader = watch.wrapped("loader", lambda: next(batches))
+    with watch.watch(**parts):
+        prepare = train_stage.make_preparation(params)
+        for _ in range(3):
+            trainer.take_step(loader(), prepare)
+        watch.seconds.clear()
+        total = seconds_of(lambda: [trainer.take_step(loader(), prepare) for _ in range(steps)])
+    return total / steps, {name: seconds / steps for name, seconds in watch.seconds.items()}
+
+
+def network_parts(setting: Setting, params: Params, steps: int) -> dict[str, float]:
+    """Return the s per step of the operators of a step, summed into _OPERATORS."""
+    trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
+    trainer.model.train()
+    batch = next(iter(our_batches(setting, params, trainer)))
+    made = prepare(batch[0].permute(0, 3, 1, 2), batch[1], trainer.generator)
+    for _ in range(2):
+        trainer.take_step(batch, lambda *_: made)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            trainer.take_step(batch, lambda *_: made)
+    sums: dict[str, float] = defaultdict(float)
+    for event in profiled.key_averages():
+        name = next((part for part, keys in _OPERATORS.items() if any(key in event.key for key in keys)), "the rest")
+        sums[name] += event.self_cpu_time_total / 1e6 / steps
+    return sums
+
+
+def shares_table(title: str, total: float, parts: dict[str, float], unit: str, note: str = "") -> Table:
+    named = sorted(parts.items(), key=lambda pair: -pair[1])
+    if (rest := total - sum(parts.values())) > 0.002 * total:
+        named.append(("the rest", rest))
+    rows = [[name, f"{1e3 * seconds:.1f} ms", f"{100 * seconds / total:.1f} %"] for name, seconds in named]
+    return Table(title, ["part", unit, "share"], [*rows, ["all", f"{1e3 * total:.1f} ms", "100 %"]], note)
+
+
+def prediction_table(setting: Setting, params: Params) -> Table:
+    """The parts of prediction and decoding, per megapixel, of real sizes in the order of the data set."""
+    configure_torch(params.train.threads)
+    prepared = setting.prepared / "train"
+    pack = Pack(prepared / "images.npz")
+    ids = read_table(prepared)["image_id"].sample(frac=1.0, random_state=0).tolist()[:40]
+    megapixels = sum(pack[f"{name}.image"].shape[0] * pack[f"{name}.image"].shape[1] for name in ids) / 1e6
+    one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
+    model, watch = build_model(params.unet), Stopwatch()
+
+    def stretched() -> Iterator[tuple[str, Any]]:
+        for name in ids:
+            image = pack[f"{name}.image"]
+            yield name, apply_contrast(image, find_contrast(image, params.contrast))
+
+    def run() -> None:
+        images = stretched()
+        read = watch.wrapped("contrast", lambda: next(images, None))
+        device = select_device(params.train.device)
+        predicted = predict_images([model], iter(read, None), one_view, device, "bf16", True)
+        decode = watch.wrapped("decoding", decode_instances)
+        for _, probabilities in predicted:
+            decode(probabilities, middle_candidate(params.decode))
+
+    with watch.watch(network=(Ensemble, "predict")):
+        run()
+        watch.seconds.clear()
+        total = seconds_of(run)
+    parts = {name: seconds / megapixels for name, seconds in watch.seconds.items()}
+    note = f"One network and view, {len(ids)} images, {megapixels:.1f} Mpx; the rest is tiles in and out."
+    return shares_table("A predicted megapixel", total / megapixels, parts, "per Mpx", note)
+
+
+def runtime_table(setting: Setting) -> Table:
+    """What a step takes without each of the runtime's settings, over what it takes with all of them."""
+    rows = []
+    usual = compose_params(["train=cpu", "train.device=cpu"])
+
+    def stepper(params: Params, change: Any = None) -> Any:
+        trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
+        trainer.model.train()
+        if change:
+            change(trainer.model)
+        batches = iter(our_batches(setting, params, trainer))
+        return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]
+
+    def update(**train: Any) -> Params:
+        return usual.model_copy(update={"train": usual.train.model_copy(update=train)})
+
+    sides = {
+        "bf16 and channels_last": stepper(update(precision="fp32", channels_last=False)),
+        "slow depthwise convolutions in float32": stepper(usual, plain_depthwise),
+        "freed memory kept": with_usual_allocator(stepper(usual), usual.train.threads),
+    }
+    ours = stepper(usual)
+    for name, theirs in sides.items():
+        timing = time_pair(ours, theirs, setting.runs)
+        low, high = min(timing.ratios), max(timing.ratios)
+        rows.append([name, f"{timing.ratio:.2f}x ({low:.2f} .. {high:.2f})", f"{median(timing.ours) / STEPS:.3f} s"])
+    note = "The time of a step of train=cpu without the setting over that with it."
+    return Table("What the runtime's settings gain", ["setting", "gain", "step with all"], rows, note)
+
+
+def plain_depthwise(model: nn.Module) -> None:
+    """Undo `run_slow_depthwise_in_float32`."""
+    for module in model.modules():
+        if type(module).__name__.startswith("Float32"):
+            module.__class__ = type(module).__mro__[2]
+
+
+def with_usual_allocator(work: Any, threads: int) -> Any:
+    """Return `work` with glibc's usual settings of malloc while it runs."""
+
+    def run() -> None:
+        libc = ctypes.CDLL(None)
+        for option, value in _GLIBC_DEFAULTS.items():
+            libc.mallopt(option, value)
+        work()
+        configure_torch(threads)
+
+    return run
+
+
+def run(setting: Setting) -> Report:
+    params = compose_params(["train=cpu", "train.device=cpu"])
+    configure_torch(params.train.threads)
+    step, parts = training_parts(setting, params, 12)
+    operators = network_parts(setting, params, 6)
+    train = params.train
+    return Report(
+        tables=[
+            shares_table(f"A training step: Lite0, {train.batch} crops of {train.crop_px} px", step, parts, "per step"),
+            shares_table("Its network, loss and optimiser by operator", sum(operators.values()), operators, "per step"),
+            prediction_table(setting, params),
+            runtime_table(setting),
+        ]
+    )
