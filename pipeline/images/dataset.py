@@ -153,7 +153,7 @@ def draw_corner(shape: tuple[int, ...], source_px: int, rng: np.random.Generator
 def zoom_pair(
     image: NDArray[np.uint8], label_map: NDArray[np.uint16], zoom: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Return image (H, W, 3) uint8 and label_map (H, W) int32 at `zoom` output px per px; below 1, areas are averaged."""
+    """Return image (H, W, 3) uint8 and label_map (H, W) int32 at `zoom` output px per px; below 1 by mean areas."""
     tile: NDArray[Any] = image
     ids: NDArray[Any] = label_map.astype(np.int32)
     if zoom != 1.0:

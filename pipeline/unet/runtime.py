@@ -47,5 +47,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """Return the layout of image tensors. bf16 without channels_last is a trap on CPUs: upsampling is 8 x slower."""
+    """Return the layout of image tensors.
+
+    bf16 without channels_last is a trap on a CPU, for upsampling above all (`make bench only=operators`).
+    """
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -49,6 +49,10 @@ class Trainer:
             raise InputError("train.compile is true on a CPU, where it gains nothing; set it to false")
         # The compiled network shares the weights: only steps go through it.
         self._forward = torch.compile(self.model) if train.compile else self.model
+        self._averaged, self._current = (
+            [value for value in network.state_dict().values() if value.is_floating_point()]
+            for network in (self.ema, self.model)
+        )
         self.train, self.loss, self.device = train, loss, device
         self.steps = train.epochs * train.steps_per_epoch
         self.optimizer = AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
@@ -96,7 +100,7 @@ class Trainer:
         with autocast(self.device, self.train.precision):
             logits = self._forward(inputs)
         targets, weights = center_crop(targets, logits), None if weights is None else center_crop(weights, logits)
-        total, terms = combined_loss(logits.float(), targets, self.loss, weights)
+        total, terms = combined_loss(logits, targets, self.loss, weights)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
@@ -115,9 +119,7 @@ class Trainer:
         Source: tf.train.ExponentialMovingAverage, num_updates.
         """
         decay = min(self.train.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = self.ema.state_dict().values(), self.model.state_dict().values()
-        floats = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [c for _, c in floats], 1 - decay)
+        torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
 
     def close_epoch(self, watched: dict[str, float]) -> None:
         """Append the epoch's row to the history: means of the loss terms, the rate, and what was watched.

@@ -4,8 +4,8 @@
 fold 0 of 5 and scores the averaged weights on the way (`HeldOutWatch`, one view, decoding unsearched); it resumes, and
 settings that are done stay done. `time` measures the seconds of a step of each setting, in turns on a quiet machine:
 the curves' seconds are steps times that, so what else ran while they trained does not count. `draw` makes
-time_to_score.csv and .svg of both. Fold 0's score chose the defaults of `train=cpu` and `train=gpu`; the
-cross-validation of a run trained with them is optimistic by as much as such a choice of few can be.
+time_to_score.csv and .svg of both, and a table of results.md. Fold 0's score chose the defaults of `train=cpu` and
+`train=gpu`; the cross-validation of a run trained with them is optimistic by as much as such a choice of few can be.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from pipeline.stages.train import load_batches, make_preparation, make_trainer
 from pipeline.unet.checkpoint import Checkpoint, fingerprint
 from pipeline.unet.runtime import configure_torch
 from pipeline.unet.training import Batch, Trainer, train_model
-from tests.benchmarks.__main__ import SCRATCH, prepare_data
-from tests.benchmarks.harness import ROOT, describe_machine, seconds_of
+from tests.benchmarks.__main__ import SCRATCH, TIME_TO_SCORE, keep, prepare_data
+from tests.benchmarks.harness import ROOT, Report, Table, describe_machine, seconds_of
 
 BUDGET_S = 210  # of training, for each setting, by _ROUGH_S
 LOOKS = 8  # scores on the way
@@ -189,12 +189,15 @@ def draw(names: list[str]) -> None:
     axes.legend(fontsize=8), axes.grid(alpha=0.2)
     figure.savefig(here.with_suffix(".svg"), metadata={"Date": None})
     best = curves.groupby("setting")["val_map"].last().max()
+    rows = []
     for name, curve in curves.groupby("setting", sort=False):
-        reached = curve.loc[curve["val_map"] >= 0.9 * best, "seconds"]
+        reached, last = curve.loc[curve["val_map"] >= 0.9 * best, "seconds"], curve.iloc[-1]
         first = f"{reached.iloc[0]:.0f} s" if len(reached) else "not reached"
-        last = curve.iloc[-1]
-        print(f"{name}: {first} to {0.9 * best:.3f}; {last['val_map']:.3f} after {last['seconds']:.0f} s")
-    print(timed["machine"])
+        rows.append([str(name), first, f"{last['val_map']:.3f}", f"{last['seconds']:.0f} s"])
+    header = ["setting", f"seconds to {0.9 * best:.3f}, 90 % of the best end", "mAP at the end", "seconds to the end"]
+    note = "![mAP against seconds](time_to_score.svg)\n\nThe points are in [time_to_score.csv](time_to_score.csv)."
+    report = Report(tables=[Table("Time to score: fold 0 of 5 of stage1_train", header, rows, note)])
+    keep(TIME_TO_SCORE, {**report.as_dict(), "data": "data/dsb2018", "machine": timed["machine"]})
 
 
 def history_path(name: str) -> Path:
