@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+import cv2
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -24,7 +26,9 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
         return
     rest = iter(items)
     # A fork of a process whose threads run (torch, OpenCV) can hang; forkserver starts from a clean one.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver")) as pool:
+    context = multiprocessing.get_context("forkserver")
+    # A process has a core: OpenCV's threads would only compete with the other processes.
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in itertools.islice(rest, _WAITING_PER_WORKER * workers):

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
 from pipeline.images.image_type import classify_image_type
-from pipeline.images.raw import Problem, crop_mask, decode_image, merge_masks, to_rgb
+from pipeline.images.mask_png import UsedRows, decode_used_rows
+from pipeline.images.raw import Mask, Problem, crop_mask, decode_image, merge_masks, to_rgb
 from pipeline.images.store import PackWriter
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
 from pipeline.parallel import map_in_order
@@ -70,14 +71,18 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
     return PreparedImage(entry.image_id, image, label_map, row, problems)
 
 
-def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Any:
-    array = decode_image(read_entry(archive, name, params.max_pixels), name, params.max_pixels)
-    if array.shape[:2] != shape:
+def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Mask:
+    data = read_entry(archive, name, params.max_pixels)
+    used = decode_used_rows(data, params.max_pixels)
+    if used is None:
+        array = decode_image(data, name, params.max_pixels)
+        used = UsedRows(array, 0, array.shape[:2])
+    if used.shape != shape:
         raise InputError(
-            f"{archive.filename}: {name}: a mask of {array.shape[0]} x {array.shape[1]} px "
+            f"{archive.filename}: {name}: a mask of {used.shape[0]} x {used.shape[1]} px "
             f"for an image of {shape[0]} x {shape[1]} px; replace the mask"
         )
-    return crop_mask(array, name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return crop_mask(used.rows, name.rsplit("/", 1)[-1].rsplit(".", 1)[0], used.top)
 
 
 def prepare_archive(path: Path | None, folder: Path, labelled: bool, params: DataParams) -> pd.DataFrame:

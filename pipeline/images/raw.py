@@ -75,8 +75,7 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: values of type {array.dtype}; convert the image to 8 or 16 bits")
     if array.ndim == 3:
-        order = [2, 1, 0, 3][: array.shape[2]]
-        array = array[..., order]
+        array = cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return array
 
 
@@ -110,18 +109,18 @@ def to_rgb(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
-def crop_mask(array: NDArray[Any], mask_id: str) -> Mask:
+def crop_mask(array: NDArray[Any], mask_id: str, top: int = 0) -> Mask:
     """Cut a decoded mask file (H, W[, C]) to the bounding box of its nucleus: the pixels with any colour above 0.
 
-    A mask without such a pixel gives a box of size 0.
+    A mask without such a pixel gives a box of size 0. `top` is the row of the mask that the array begins with.
     """
     if array.ndim == 3:
         colours = array[..., :-1] if array.shape[2] in (2, 4) else array
         array = colours.max(axis=2)
     if array.dtype != np.uint8:
         array = (array > 0).astype(np.uint8)
-    left, top, width, height = cv2.boundingRect(array)
-    return Mask(mask_id, top, left, array[top : top + height, left : left + width] > 0)
+    left, first, width, height = cv2.boundingRect(array) if array.size else (0, 0, 0, 0)
+    return Mask(mask_id, top + first, left, array[first : first + height, left : left + width] > 0)
 
 
 def clean_mask(mask: Mask, min_fragment_px: int) -> tuple[Mask, list[Problem]]:
@@ -130,14 +129,15 @@ def clean_mask(mask: Mask, min_fragment_px: int) -> tuple[Mask, list[Problem]]:
     A hole is background that the nucleus encloses (4-connected). A speck is a detached fragment (8-connected) of fewer
     than `min_fragment_px` pixels. Larger fragments stay part of the nucleus. All are reported.
     """
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(np.pad(mask.pixels, 1).astype(np.uint8), connectivity=8)
+    padded = cv2.copyMakeBorder(mask.pixels.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(padded, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     large = areas >= min_fragment_px
     fragments = np.sort(areas[large])[:-1]  # all but the nucleus itself, the largest
     problems = [Problem(mask.mask_id, "speck", int(area), "dropped") for area in np.sort(areas[~large])]
     problems += [Problem(mask.mask_id, "fragment", int(area), "kept in the nucleus") for area in fragments]
-    inside = np.r_[False, large][parts]
-    outside_count, outside = cv2.connectedComponents((~inside).astype(np.uint8), connectivity=4)
+    inside = padded.view(bool) if large.all() else np.append(False, large)[parts]
+    outside_count, outside = cv2.connectedComponents((~inside).view(np.uint8), connectivity=4)
     if outside_count > 2:
         hole = (outside != outside[0, 0]) & ~inside
         problems.append(Problem(mask.mask_id, "hole", int(hole.sum()), "filled"))
@@ -172,17 +172,15 @@ def merge_masks(
             f"{len(cleaned)} nuclei in the image of mask {cleaned[0].mask_id}; a label map holds {_MAX_NUCLEI}; "
             "split the image"
         )
-    order = sorted(range(len(cleaned)), key=lambda i: -int(cleaned[i].pixels.sum()))
-    claimed = np.zeros(shape, bool)
+    order = sorted(range(len(cleaned)), key=lambda i: -np.count_nonzero(cleaned[i].pixels))
     for index in order:
         mask = cleaned[index]
         height, width = mask.pixels.shape
-        box = np.s_[mask.top : mask.top + height, mask.left : mask.left + width]
-        overlap = int((claimed[box] & mask.pixels).sum())
+        box = label_map[mask.top : mask.top + height, mask.left : mask.left + width]
+        overlap = int(np.count_nonzero(box[mask.pixels]))
         if overlap:
             problems.append(Problem(mask.mask_id, "overlap", overlap, "given to this mask, the smaller one"))
-        claimed[box] |= mask.pixels
-        label_map[box][mask.pixels] = index + 1
+        box[mask.pixels] = index + 1
     return _close_gaps(label_map, cleaned, problems), problems
 
 
