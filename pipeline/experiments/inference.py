@@ -7,25 +7,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.files import atomic_path
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import PackWriter
 from pipeline.params import Params
-from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.folding import fold_batch_norms
+from pipeline.unet.model import IN_CHANNELS, NormalizedUNet
 from pipeline.unet.predict import predict_images
 from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.weights import load_weights
 
 
 def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[NormalizedUNet]:
-    """Load the networks of `folds` from the folder `weights`.
+    """Load the networks of `folds` from the folder `weights`, ready to predict: with batch norms folded.
 
     Raises:
         InputError: a file is missing, damaged, or holds another network than `params.unet`.
     """
-    return [load_weights(weights / f"{fold}.safetensors", params.unet)[0] for fold in folds]
+    models = [load_weights(weights / f"{fold}.safetensors", params.unet)[0] for fold in folds]
+    return [fold_batch_norms(model, torch.rand(1, IN_CHANNELS, *[model.sizes.input_for(64)] * 2)) for model in models]
 
 
 def predict_probabilities_of(

@@ -25,6 +25,9 @@ from pipeline.unet.views import View, views_of
 
 Image = NDArray[np.uint8]
 
+# Images are read this many batches ahead, so that those of one shape meet.
+_CHUNK_BATCHES = 4
+
 
 def predict_probabilities(
     models: Sequence[NormalizedUNet],
@@ -62,8 +65,7 @@ def predict_images(
         InputError: no network, networks that take different sizes, or an image of another shape or type.
     """
     ensemble = Ensemble(models, views_of(params.views), device, precision, channels_last)
-    # As many pixels as one full batch of full tiles.
-    for chunk in _read_chunks(images, params.batch * params.tile_px**2):
+    for chunk in _read_chunks(images, _CHUNK_BATCHES * params.batch * params.tile_px**2):
         shapes: dict[tuple[int, ...], list[int]] = {}
         for position, (_, image) in enumerate(chunk):
             shapes.setdefault(image.shape, []).append(position)
@@ -90,20 +92,25 @@ class Ensemble:
             raise InputError(f"{len(models)} networks to predict with; give at least one, all built by one `unet`")
         self.sizes: SizeRule = models[0].sizes
         self.device = device
-        self._views = views
+        self.views = views
         self._precision = precision
         self._format = memory_format(channels_last)
         self._models = [model.to(device).to(memory_format=self._format).eval() for model in models]
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the mean probabilities (B, 3, h, w) float32 for `x` (B, 3, H, W), RGB in [0, 1], on the device."""
+        """Return the mean probabilities (B, 3, h, w) float32 for `x` (B, 3, H, W), RGB in [0, 1], on the device.
+
+        Views of one shape go through the networks together.
+        """
+        seen = [view.apply(x) for view in self.views]
         outputs = []
         # One context for all: autocast keeps the weights it has cast until the context ends.
         with autocast(self.device, self._precision):
-            for view in self._views:
-                seen = view.apply(x).contiguous(memory_format=self._format)
-                mean = sum(model(seen).float().sigmoid() for model in self._models) / len(self._models)
-                outputs.append(view.invert(mean))
+            for shape in dict.fromkeys(turned.shape for turned in seen):
+                group = [(view, turned) for view, turned in zip(self.views, seen, strict=True) if turned.shape == shape]
+                batch = torch.cat([turned for _, turned in group]).contiguous(memory_format=self._format)
+                mean = sum(model(batch).float().sigmoid() for model in self._models) / len(self._models)
+                outputs += [view.invert(part) for (view, _), part in zip(group, mean.split(len(x)), strict=True)]
         return torch.stack(outputs).mean(dim=0)
 
 
@@ -129,14 +136,15 @@ def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, para
         plan_axis(length, zoom, params.tile_px, params.overlap_px, ensemble.sizes) for length in images[0].shape[:2]
     )
     tiles = list(product(range(len(images)), range(len(columns.firsts))))
+    per_batch = max(1, params.batch * params.tile_px**2 // (rows.fed_px * columns.fed_px * len(ensemble.views)))
     band = torch.zeros(len(images), OUT_CHANNELS, rows.target_px, images[0].shape[1], device=ensemble.device)
     for row, first in enumerate(rows.firsts):
         if row > 0:
             complete = first - rows.firsts[row - 1]
             yield band[:, :, :complete]
             band = torch.cat([band[:, :, complete:], torch.zeros_like(band[:, :, :complete])], dim=2)
-        for begin in range(0, len(tiles), params.batch):
-            batch = tiles[begin : begin + params.batch]
+        for begin in range(0, len(tiles), per_batch):
+            batch = tiles[begin : begin + per_batch]
             weighted = _predict_tiles(ensemble, images, rows, columns, row, batch)
             for (image, column), tile in zip(batch, weighted, strict=True):
                 left = columns.firsts[column]

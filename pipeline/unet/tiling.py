@@ -31,6 +31,7 @@ class AxisTiles:
         read: (n, fed, source) float32, which resamples what was read; None without a zoom, where it is fed as it is.
         kept: the part of the prediction that is inside the image; everything with a zoom, whose `write` cuts it.
         firsts: the image's pixel where each tile's `target` pixels begin; never decreasing.
+        fed_px: how many pixels the network sees of each tile.
         target_px: how many pixels each tile writes.
         write: (n, target) float32 blending weights; with a zoom (n, target, kept), which resamples and blends.
             Over all tiles the weights of a pixel sum to 1.
@@ -40,6 +41,7 @@ class AxisTiles:
     read: Tensor | None
     kept: slice
     firsts: list[int]
+    fed_px: int
     target_px: int
     write: Tensor
 
@@ -63,10 +65,10 @@ def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes:
         kept = slice(outside, outside + min(tile_px, length_px))
         firsts = np.maximum(starts, 0).tolist()
         write = torch.from_numpy(window[:, kept]).float()
-        return AxisTiles(_mirror(fed, length_px), None, kept, firsts, write.shape[1], write)
+        return AxisTiles(_mirror(fed, length_px), None, kept, firsts, fed.shape[1], write.shape[1], write)
     sources, read = _read_matrices(fed, length_px, zoomed_px)
     firsts, write = _write_matrices(starts, window, length_px, zoomed_px)
-    return AxisTiles(sources, read, slice(None), firsts, write.shape[1], write)
+    return AxisTiles(sources, read, slice(None), firsts, fed.shape[1], write.shape[1], write)
 
 
 def _spread_tiles(length_px: int, tile_px: int, overlap_px: int, sizes: SizeRule) -> tuple[Indices, int]:
