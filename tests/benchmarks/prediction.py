@@ -70,7 +70,8 @@ def prediction_row(
             raise AssertionError(f"{name}: the two sides differ by {worst} of 255 in float32")
     timing = time_pair(ours, theirs, setting.runs, 0)
     megapixels = sum(image.shape[0] * image.shape[1] for _, image in images) / 1e6
-    what = f"prediction, {network}, {'one view' if kind == 'identity' else 'D4 views'}, {count} images, {megapixels:.1f} Mpx"
+    view = "one view" if kind == "identity" else "D4 views"
+    what = f"prediction, {network}, {view}, {count} images, {megapixels:.1f} Mpx"
     note = (
         f"{np.median(timing.ours) / megapixels:.2f} s per Mpx against {np.median(timing.theirs) / megapixels:.2f}; in "
         "float32 the two sides agree within 1 of 255"
