@@ -1,9 +1,9 @@
 """Cost as work grows: stages over more and more images, and `predict` on larger and larger ones.
 
 The set is 65 images of stage1_train, repeated under new names. Each figure is of a process of its own, as DVC or a
-user starts it; what the same command takes for six images (`predict`: for one of 64 px) is its start, and is taken off. Memory
-is what the processes hold for themselves (RssAnon, children included): mapped files are the system's to drop. Needs
-Linux and the trained run of `make repro`.
+user starts it; what the same command takes for six images (`predict`: for one of 64 px) is its start, and is taken
+off. Memory is what the processes hold for themselves (RssAnon, children included): mapped files are the system's to
+drop. Needs Linux and the trained run of `make repro`.
 """
 
 import shutil
@@ -176,7 +176,7 @@ def run(setting: Setting) -> Report:
     header = ["command", "work", "Mpx", "s", "ms per Mpx, start off", "to the first", "peak MiB"]
     note = (
         f"Starts: {', '.join(f'{name} {seconds:.1f} s' for name, (seconds, _) in measured[0][1].items())}, predict "
-        f"{images[0][1]:.1f} s. One network, one view, four decodings to search. An image that `predict` works on takes 3 "
-        "bytes a pixel, its probabilities 3, its label map 4, and a PNG while it is read its own size."
+        f"{images[0][1]:.1f} s. One network, one view, four decodings to search. Of a pixel that `predict` works on, the "
+        "image holds 3 bytes, its probabilities 3, its label map 4."
     )
     return Report(tables=[Table("Cost as work grows", header, rows, note)])
