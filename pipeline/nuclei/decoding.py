@@ -16,6 +16,9 @@ from pipeline.errors import InputError
 
 _FOREGROUND, _BOUNDARY, _DISTANCE = 0, 1, 2  # the channels, as `encode_targets` writes them
 
+# About 60 bytes each while they are decoded: half a gigabyte.
+STRIP_PX = 8_000_000
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -27,12 +30,17 @@ class Decoding:
     min_area_px: int  # smaller nuclei are dropped
 
 
-def decode_instances(probabilities: NDArray[Any], decoding: Decoding) -> NDArray[np.int32]:
+def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: int = STRIP_PX) -> NDArray[np.int32]:
     """Find the nuclei of one image.
+
+    A large image is decoded strip by strip, so that the memory beyond input and result does not grow with it. The
+    result is that of the whole: a component of the mask that a strip's end cuts is left to the next strip, which
+    begins above it.
 
     Args:
         probabilities: (H, W, 3), foreground, boundary and distance; uint8 (value / 255) or floats in [0, 1].
         decoding: the parameters.
+        strip_px: how many pixels of a larger image are decoded at once; more where components are taller.
 
     Returns:
         (H, W) int32 label map, 0 background, ids 1..N without gaps.
@@ -40,7 +48,41 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding) -> NDArray
     Raises:
         InputError: the array has another shape or dtype.
     """
-    scaled = scale_probabilities(probabilities)
+    height, width = probabilities.shape[:2]
+    if height * width <= strip_px:
+        return _decode_whole(scale_probabilities(probabilities), decoding)
+    label_map = np.zeros((height, width), dtype=np.int32)
+    rows = max(1, strip_px // width)
+    count, top, bottom = 0, 0, 0
+    is_done = np.zeros((0, width), dtype=bool)  # from `top` on, the pixels whose component an earlier strip had whole
+    while bottom < height:
+        # Twice what came again: also of an image that is all one component, each row comes a few times only.
+        bottom = min(height, bottom + max(rows, bottom - top))
+        scaled = scale_probabilities(probabilities[top:bottom])
+        labels = _decode_whole(scaled, decoding)
+        components = _label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
+        is_open = np.zeros(components.max(initial=0) + 1, dtype=bool)
+        if bottom < height:
+            is_open[components[-1]] = True
+        is_new = ~is_open
+        is_new[components[: len(is_done)][is_done]] = False
+        is_open[0] = is_new[0] = False
+        # A nucleus is of the component of its first pixel: those of its holes come later.
+        pixels = np.flatnonzero(labels)[::-1]
+        origin = np.zeros(labels.max(initial=0) + 1, dtype=np.int32)
+        origin[labels.ravel()[pixels]] = components.ravel()[pixels]
+        is_kept = is_new[origin]
+        new_ids = np.where(is_kept, np.cumsum(is_kept) + count, 0).astype(np.int32)
+        label_map[top:bottom] += new_ids[labels]
+        count += int(is_kept.sum())
+        is_carried = is_open[components].any(axis=1)
+        first = int(is_carried.argmax()) if is_carried.any() else bottom - top
+        is_done = ((components > 0) & ~is_open[components])[first:]
+        top += first
+    return label_map
+
+
+def _decode_whole(scaled: NDArray[np.float32], decoding: Decoding) -> NDArray[np.int32]:
     core = find_cores(scaled, decoding.boundary_weight)
     return drop_small(grow_nuclei(scaled, core, decoding), decoding.min_area_px)
 
@@ -86,7 +128,7 @@ def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding
     foreground = scaled[_FOREGROUND]
     mask = foreground > decoding.mask_threshold
     seeds = _label_components(mask & (core > decoding.seed_threshold))
-    components = _label_components(mask)
+    _, components, boxes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
     # From here on only pixels of the mask are touched: often a tenth of the image.
     pixels = np.flatnonzero(mask)
     component, seed = components.ravel()[pixels], seeds.ravel()[pixels]
@@ -97,11 +139,14 @@ def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding
     lowest, highest = _find_range(component[seed > 0], seed[seed > 0], len(is_seeded))
     # One seed takes its whole component; only components of several need the watershed, and they are few.
     labels = np.where(lowest == highest, highest, 0)[component]
-    is_shared = (lowest < highest)[component]
-    if is_shared.any():
-        labels[is_shared] = _flood(scaled[_DISTANCE], pixels, seed, is_shared)
     label_map = np.zeros(mask.shape, dtype=np.int32)
     label_map.ravel()[pixels] = labels
+    for shared in np.flatnonzero(lowest < highest):
+        # Each in its own box: what floods first among equals does not depend on what else the image holds.
+        left, top, width, height = boxes[shared, :4]
+        box = slice(top, top + height), slice(left, left + width)
+        within = components[box] == shared
+        label_map[box] += watershed(-scaled[_DISTANCE][box], seeds[box] * within, mask=within)
     return fill_holes(label_map)
 
 
@@ -119,17 +164,6 @@ def _find_range(
     np.minimum.at(lowest, group, value)
     np.maximum.at(highest, group, value)
     return lowest, highest
-
-
-def _flood(
-    distance: NDArray[np.float32], pixels: NDArray[np.int64], seed: NDArray[np.int32], is_shared: NDArray[np.bool_]
-) -> NDArray[np.int32]:
-    """Flood the shared ones of `pixels` from their seeds; returns their labels in the same order."""
-    markers, within = np.zeros(distance.shape, dtype=np.int32), np.zeros(distance.shape, dtype=bool)
-    flooded = pixels[is_shared]
-    markers.ravel()[flooded] = seed[is_shared]
-    within.ravel()[flooded] = True
-    return watershed(-distance, markers, mask=within).ravel()[flooded]
 
 
 def fill_holes(label_map: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -158,7 +192,7 @@ def fill_holes(label_map: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def drop_small(label_map: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]:
     """Drop nuclei below `min_area_px` and renumber the others 1..N in the order of their ids."""
-    is_kept = np.bincount(label_map.ravel(), minlength=1) >= min_area_px
+    is_kept = np.bincount(label_map.ravel(), minlength=1) >= max(1, min_area_px)
     is_kept[0] = False
     new_ids = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.int32)
     return new_ids[label_map]

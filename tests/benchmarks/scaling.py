@@ -176,7 +176,7 @@ def run(setting: Setting) -> Report:
     header = ["command", "work", "Mpx", "s", "ms per Mpx, start off", "to the first", "peak MiB"]
     note = (
         f"Starts: {', '.join(f'{name} {seconds:.1f} s' for name, (seconds, _) in measured[0][1].items())}, predict "
-        f"{images[0][1]:.1f} s. One network, one view, four decodings to search. Of a pixel that `predict` works on, the "
-        "image holds 3 bytes, its probabilities 3, its label map 4."
+        f"{images[0][1]:.1f} s. One network, one view, four decodings to search. Of a pixel, the image "
+        "that `predict` works on holds 3 bytes, its probabilities 3, its label map 4."
     )
     return Report(tables=[Table("Cost as work grows", header, rows, note)])

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as label_components
 
 from pipeline.errors import InputError
@@ -140,6 +141,46 @@ def test_on_noise_ids_are_dense_and_nuclei_whole_and_large_enough(probabilities,
     mask = probabilities[..., 0] > decoding.mask_threshold * 255
     outside = found[~mask]
     assert (found[mask] > 0).any() or not outside.any()
+
+
+def same_nuclei(first, second):
+    """Whether two label maps are the same but for the ids."""
+    pairs = np.unique(np.stack([first.ravel(), second.ravel()]), axis=1)
+    return all(len(np.unique(ids)) == len(ids) for ids in pairs) and (pairs[:, pairs[0] == 0] == 0).all()
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    blur=st.sampled_from([0.7, 1.5, 4.0]),
+    decoding=st.builds(
+        Decoding, st.floats(0.2, 0.8), st.sampled_from([0.0, 1.0]), st.floats(0.2, 0.8), st.sampled_from([0, 6])
+    ),
+    strip_px=st.integers(1, 900),
+)
+def test_strips_leave_no_trace(seed, blur, decoding, strip_px):
+    noise = np.random.default_rng(seed).normal(size=(90, 40, 3))
+    smooth = np.stack([gaussian_filter(channel, blur) for channel in np.moveaxis(noise, 2, 0)], axis=2)
+    probabilities = ((smooth / smooth.std() * 0.25 + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    whole = decode_instances(probabilities, decoding)
+    in_strips = decode_instances(probabilities, decoding, strip_px)
+    assert same_nuclei(whole, in_strips)
+    assert in_strips.max() == whole.max()
+
+
+def test_strips_know_rings_and_what_lies_in_them():
+    """Of three rings, one holds a faint speck, which it swallows, one a nucleus, one a ring, and so on."""
+    foreground = np.zeros((70, 90))
+    for column, insides in ((15, [(0.45, 3)]), (45, [(0.9, 3)]), (75, [(0.9, 8), (0.0, 5), (0.45, 2)])):
+        for value, radius in [(0.9, 14), (0.0, 11), *insides]:
+            foreground[draw_discs([(20, column)], radius, foreground.shape) > 0] = value
+    foreground[66:] = 0.9  # and one that lies at the end
+    probabilities = (pile(foreground) * 255).astype(np.uint8)
+    whole = decode_instances(probabilities, DECODING)
+    assert whole.max() == 6
+    assert whole[20, 15] > 0
+    for strip_px in (90, 450, 1800, 3600):
+        assert same_nuclei(whole, decode_instances(probabilities, DECODING, strip_px))
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 5), np.uint8), np.zeros((3, 4, 5), np.uint8), np.zeros((4, 5, 3), int)])
