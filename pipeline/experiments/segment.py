@@ -31,6 +31,7 @@ from pipeline.params import load_params
 from pipeline.progress import track
 
 _OUTLINE_RGB = (255, 220, 0)
+_STRIP_ROWS = 256  # at a time, so that memory does not grow with a large image's area
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 
 
@@ -74,6 +75,7 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     predictions = predict_probabilities_of(models, images(), params)
     for name, probabilities in track(predictions, "predict", len(paths)):
         label_map = decode_instances(probabilities, decoding)
+        del probabilities  # of a large image, they are gigabytes
         yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
 
 
@@ -148,16 +150,21 @@ def write_nuclei(out: Path, name: str, image: NDArray[np.uint8], label_map: NDAr
         measured.astype({"area_px": int}).round(2).to_csv(partial, index=False, lineterminator="\n")
     with atomic_path(out / f"{name}.overlay.png") as partial:
         overlay = draw_outlines(brighten_image(image)[0], label_map)
-        partial.write_bytes(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes())
+        cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR, dst=overlay)
+        partial.write_bytes(cv2.imencode(".png", overlay)[1].data)
     return path
 
 
 def draw_outlines(image: NDArray[np.uint8], label_map: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Return image (H, W, 3) uint8 with the inner rim of each nucleus painted over."""
-    padded = np.pad(label_map, 1, mode="edge")
-    inner = padded[1:-1, 1:-1]
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    rim = (inner > 0) & np.any([inner != other for other in neighbours], axis=0)
     result = image.copy()
-    result[rim] = _OUTLINE_RGB
+    height = len(label_map)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        at_ends = (int(top == 0), int(bottom == height)), (1, 1)
+        padded = np.pad(label_map[max(0, top - 1) : bottom + 1], at_ends, mode="edge")
+        inner = padded[1:-1, 1:-1]
+        neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+        rim = (inner > 0) & np.any([inner != other for other in neighbours], axis=0)
+        result[top:bottom][rim] = _OUTLINE_RGB
     return result

@@ -73,7 +73,11 @@ def predict_images(
         for positions in shapes.values():
             stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params)
             predicted.update(zip(positions, stack, strict=True))
-        for position, (image_id, _) in enumerate(chunk):
+        names = [image_id for image_id, _ in chunk]
+        # A large image and its probabilities are let go before anyone works on what comes of them.
+        chunk.clear()
+        del stack
+        for position, image_id in enumerate(names):
             yield image_id, predicted.pop(position)
 
 
@@ -202,5 +206,6 @@ def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[l
             chunk, held = [], 0
         chunk.append((image_id, image))
         held += area
+        del image
     if chunk:
         yield chunk
