@@ -65,10 +65,14 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     decoding = read_decodings(decoding_path)["all"]
     models = load_folds(folds / "weights", params.folds.ids, params)
     shown: dict[str, NDArray[np.uint8]] = {}
+    read: set[str] = set()
 
     def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for path in paths:
             for name, image in read_images(path, params.predict.max_pixels):
+                if name in read:
+                    raise InputError(f"{path}: its results would be named {name}, as others are; use another --out")
+                read.add(name)
                 shown[name] = image
                 yield name, image
 

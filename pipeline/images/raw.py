@@ -89,7 +89,7 @@ def _check_png(data: bytes, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise InputError(
             f"{name}: its header says {height} x {width} px, more than max_pixels = {max_pixels}; "
-            "raise data.max_pixels if the image is real"
+            "raise data.max_pixels (for the command `predict`, predict.max_pixels) if the image is real"
         )
 
 

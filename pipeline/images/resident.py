@@ -2,7 +2,7 @@
 
 In: a `TileDataset`. Out: the batches that `make_loader` would give, with nothing but eight numbers per tile crossing to
 the device. Where nuclei are brought to one size, an image is zoomed once, whole, instead of tile by tile: the draws
-stay, and pixels differ by less than the resampling itself.
+stay, and tiles lie a pixel or two from where the loader's do.
 """
 
 from collections.abc import Iterator

@@ -48,8 +48,8 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: 
     Raises:
         InputError: the array has another shape or dtype.
     """
-    height, width = probabilities.shape[:2]
-    if height * width <= strip_px:
+    height, width = (*probabilities.shape, 0, 0)[:2]
+    if probabilities.ndim != 3 or height * width <= strip_px:
         return _decode_whole(scale_probabilities(probabilities), decoding)
     label_map = np.zeros((height, width), dtype=np.int32)
     rows = max(1, strip_px // width)

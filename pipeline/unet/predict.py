@@ -76,7 +76,7 @@ def predict_images(
         names = [image_id for image_id, _ in chunk]
         # A large image and its probabilities are let go before anyone works on what comes of them.
         chunk.clear()
-        del stack
+        del image, stack
         for position, image_id in enumerate(names):
             yield image_id, predicted.pop(position)
 
@@ -207,5 +207,8 @@ def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[l
         chunk.append((image_id, image))
         held += area
         del image
+        if held >= pixels:
+            yield chunk
+            chunk, held = [], 0
     if chunk:
         yield chunk

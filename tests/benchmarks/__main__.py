@@ -1,7 +1,8 @@
 """`make bench`: run the benchmarks, and write what they found to results.json and results.md beside this file.
 
 `make bench only="rle scoring"` runs some and keeps the others' results. They run on the full stage1_train where
-data/dsb2018 has it (`python -m pipeline fetch`), otherwise on the embedded sample, and the results say which.
+data/dsb2018 has it (`python -m pipeline fetch`), otherwise on the embedded sample, and the results say which. Some need
+the weights of `make repro`.
 """
 
 import argparse
@@ -19,6 +20,7 @@ BENCHMARKS = (
     "training", "augmentation", "scoring", "decoding", "rle", "prepare", "prediction", "dvc_share", "peers",
     "profile", "operators", "scaling",
 )  # fmt: skip
+NEED_WEIGHTS = {"peers", "profile", "scaling"}
 # Not part of `make bench`: it takes an hour.
 TIME_TO_SCORE = "time_to_score"
 COMMANDS = {TIME_TO_SCORE: "python -m tests.benchmarks.time_to_score train; ... time; ... draw"}
@@ -61,7 +63,8 @@ def render(results: dict[str, Any]) -> str:
         "# Benchmarks",
         "",
         "Made by `make bench`; a row again by `make bench only=NAME`. Both sides of a row do the same work in one",
-        "process, in turns; a ratio is the median over neighbouring runs, with its range: theirs over ours.",
+        "process, in turns, but in row 11, whose other side is published; a ratio is the median over neighbouring",
+        "runs, with its range: theirs over ours, or what the row says.",
         "",
         "| # | what | against | reached | target | ours | theirs | `make bench only=` |",
         "|---|---|---|---|---|---|---|---|",
@@ -101,6 +104,9 @@ def main() -> None:
     unknown = set(arguments.only) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
+    needing = sorted(NEED_WEIGHTS & set(arguments.only or BENCHMARKS))
+    if needing and not (ROOT / "folds" / "weights").is_dir():
+        parser.error(f"{', '.join(needing)}: no trained run to measure; make one with `make repro`")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     setting = Setting(arguments.archives, prepare_data(arguments.archives), arguments.runs, SCRATCH)
     for name in arguments.only or BENCHMARKS:

@@ -32,7 +32,7 @@ def make_params(backend: str) -> Params:
 
 
 def kornia_policy(params: Params) -> Any:
-    """Return kornia's sequence of the same effects and strengths."""
+    """Return kornia's sequence of the same effects; its elastic field is weaker, which takes as long."""
     augment = params.augment
     zoom, contrast = 2**augment.log2_scale, 2**augment.log2_contrast
     spread = (2 * augment.elastic.std_px / TILE_PX,) * 2

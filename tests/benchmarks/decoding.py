@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from skimage.feature import peak_local_max
-from skimage.measure import label
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
@@ -41,7 +40,7 @@ def usual_decoding(
     """Return a label map by the chain of scikit-image's own example: distance transform, peaks, watershed."""
     mask = probabilities[..., 0] > 255 * threshold
     distance = distance_transform_edt(mask)
-    peaks = peak_local_max(distance, min_distance=min_distance, labels=label(mask))
+    peaks = peak_local_max(distance, min_distance=min_distance, labels=mask.astype(np.int32))
     markers = np.zeros(mask.shape, dtype=np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     return remove_small_objects(watershed(-distance, markers, mask=mask), max_size=min_area - 1)

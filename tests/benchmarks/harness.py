@@ -7,7 +7,6 @@ the tests asserts a time.
 
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -131,11 +130,6 @@ def compose_params(overrides: list[str]) -> Params:
         path = Path(folder) / "params.yaml"
         compose_and_dump(path, str(ROOT / "pipeline" / "conf"), None, "config", [], overrides)
         return load_params(path)
-
-
-def peak_memory_mib() -> float:
-    """Return the most memory that this process ever held, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def describe_machine() -> str:

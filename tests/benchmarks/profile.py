@@ -1,10 +1,10 @@
 """Where a training step and a predicted megapixel go, and what each of the runtime's settings gains."""
 
-import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 from unittest import mock
@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from pipeline.experiments.inference import load_folds
+from pipeline.experiments.instances import read_decodings
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
 from pipeline.nuclei.decoding import decode_instances
-from pipeline.nuclei.tuning import middle_candidate
-from pipeline.params import Params
+from pipeline.params import Params, load_params
 from pipeline.stages import train as train_stage
-from pipeline.unet import training
-from pipeline.unet.model import build_model
+from pipeline.unet import runtime, training
 from pipeline.unet.predict import Ensemble, predict_images
 from pipeline.unet.runtime import configure_torch, select_device
-from tests.benchmarks.harness import Report, Setting, Table, compose_params, seconds_of, time_pair
+from tests.benchmarks.harness import ROOT, Report, Setting, Table, Timing, compose_params, seconds_of, time_pair
 from tests.benchmarks.training import STEPS, our_batches
 
 # The operators that the profiler names, in the parts of the table; the first match counts.
@@ -37,8 +37,6 @@ _OPERATORS = {
     "upsampling and concatenation": ("upsample", "cat", "pad"),
     "optimiser and averaged weights": ("adamw", "lerp", "foreach", "norm"),
 }
-# mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX as glibc has them at the start.
-_GLIBC_DEFAULTS = {-1: 128 * 1024, -3: 128 * 1024, -4: 65536}
 
 
 class Stopwatch:
@@ -133,7 +131,9 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     ids = read_table(prepared)["image_id"].sample(frac=1.0, random_state=0).tolist()[:40]
     megapixels = sum(pack[f"{name}.image"].shape[0] * pack[f"{name}.image"].shape[1] for name in ids) / 1e6
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
-    model, watch = build_model(params.unet), Stopwatch()
+    trained = load_params(ROOT / "params.yaml")
+    models = load_folds(ROOT / "folds" / "weights", trained.folds.ids[:1], trained)
+    decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
     def stretched() -> Iterator[tuple[str, Any]]:
         for name in ids:
@@ -144,10 +144,10 @@ def prediction_table(setting: Setting, params: Params) -> Table:
         images = stretched()
         read = watch.wrapped("contrast", lambda: next(images, None))
         device = select_device(params.train.device)
-        predicted = predict_images([model], iter(read, None), one_view, device, "bf16", True)
+        predicted = predict_images(models, iter(read, None), one_view, device, "bf16", True)
         decode = watch.wrapped("decoding", decode_instances)
         for _, probabilities in predicted:
-            decode(probabilities, middle_candidate(params.decode))
+            decode(probabilities, decoding)
 
     with watch.watch(network=(Ensemble, "predict")):
         run()
@@ -158,32 +158,34 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     return shares_table("A predicted megapixel", total / megapixels, parts, "per Mpx", note)
 
 
+def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
+    """Return a function that takes `STEPS` training steps, of the network as `change` leaves it."""
+    trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
+    trainer.model.train()
+    if change:
+        change(trainer.model)
+    batches = iter(our_batches(setting, params, trainer))
+    return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]
+
+
 def runtime_table(setting: Setting) -> Table:
     """What a step takes without each of the runtime's settings, over what it takes with all of them."""
     rows = []
     usual = compose_params(["train=cpu", "train.device=cpu"])
 
-    def stepper(params: Params, change: Any = None) -> Any:
-        trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
-        trainer.model.train()
-        if change:
-            change(trainer.model)
-        batches = iter(our_batches(setting, params, trainer))
-        return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]
-
     def update(**train: Any) -> Params:
         return usual.model_copy(update={"train": usual.train.model_copy(update=train)})
 
     sides = {
-        "bf16 and channels_last": stepper(update(precision="fp32", channels_last=False)),
-        "slow depthwise convolutions in float32": stepper(usual, plain_depthwise),
-        "freed memory kept": with_usual_allocator(stepper(usual), usual.train.threads),
+        "bf16 and channels_last": make_stepper(setting, update(precision="fp32", channels_last=False)),
+        "slow depthwise convolutions in float32": make_stepper(setting, usual, plain_depthwise),
     }
-    ours = stepper(usual)
-    for name, theirs in sides.items():
-        timing = time_pair(ours, theirs, setting.runs)
+    ours = make_stepper(setting, usual)
+    timings = {name: (time_pair(ours, theirs, setting.runs), STEPS) for name, theirs in sides.items()}
+    timings["freed memory kept"] = allocator_timing(setting), 1
+    for name, (timing, steps) in timings.items():
         low, high = min(timing.ratios), max(timing.ratios)
-        rows.append([name, f"{timing.ratio:.2f}x ({low:.2f} .. {high:.2f})", f"{median(timing.ours) / STEPS:.3f} s"])
+        rows.append([name, f"{timing.ratio:.2f}x ({low:.2f} .. {high:.2f})", f"{median(timing.ours) / steps:.3f} s"])
     note = "The time of a step of train=cpu without the setting over that with it."
     return Table("What the runtime's settings gain", ["setting", "gain", "step with all"], rows, note)
 
@@ -195,17 +197,25 @@ def plain_depthwise(model: nn.Module) -> None:
             module.__class__ = type(module).__mro__[2]
 
 
-def with_usual_allocator(work: Any, threads: int) -> Any:
-    """Return `work` with glibc's usual settings of malloc while it runs."""
+def step_seconds(setting: Setting, keep_freed: bool) -> float:
+    """Return the seconds of a step of train=cpu in a process that has run nothing else."""
+    if not keep_freed:
+        runtime._KEEP_FREED.clear()
+    params = compose_params(["train=cpu", "train.device=cpu"])
+    configure_torch(params.train.threads)
+    steps = make_stepper(setting, params)
+    steps()
+    return seconds_of(steps) / STEPS
 
-    def run() -> None:
-        libc = ctypes.CDLL(None)
-        for option, value in _GLIBC_DEFAULTS.items():
-            libc.mallopt(option, value)
-        work()
-        configure_torch(threads)
 
-    return run
+def allocator_timing(setting: Setting, runs: int = 5) -> Timing:
+    """Time a step with freed memory kept and with glibc's own dynamic thresholds, each in a process of its own."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(runs):
+        for keep_freed, kept in seconds.items():
+            with get_context("spawn").Pool(1) as pool:
+                kept.append(pool.apply(step_seconds, (setting, keep_freed)))
+    return Timing(seconds[True], seconds[False])
 
 
 def run(setting: Setting) -> Report:

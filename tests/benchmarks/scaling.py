@@ -101,8 +101,8 @@ def write_predictions(prepared: Path, folds: Path, out: Path) -> None:
 def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, dict[str, tuple[float, float]]]:
     """Return the megapixels of `count` images, and seconds and MiB of each stage."""
     at = scratch / str(count)
-    one_fold, all_folds = scratch / "one_fold.yaml", scratch / "all_folds.yaml"
-    choose_params(one_fold, (0,))
+    two_folds, all_folds = scratch / "two_folds.yaml", scratch / "all_folds.yaml"
+    choose_params(two_folds, (0, 1))
     params = choose_params(all_folds, (0, 1, 2))
     write_archives(setting.archives / "stage1_train.zip", at / "archives", count, params)
     prepared, folds, oof = at / "train", at / "folds", at / "oof"
@@ -114,7 +114,7 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs = ["--prepared", prepared, "--out", folds]
     found["folds"] = measure("-m", "pipeline.stages.folds", *inputs, "--params", all_folds)
     inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights", "--out", files["probabilities.npz"]]
-    found["predict_test"] = measure("-m", "pipeline.stages.predict_test", *inputs, "--params", one_fold)
+    found["predict_test"] = measure("-m", "pipeline.stages.predict_test", *inputs, "--params", two_folds)
     write_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof, "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
@@ -139,8 +139,8 @@ def measure_images(setting: Setting, scratch: Path) -> list[tuple[float, float, 
     """Return megapixels, seconds and MiB of `predict` for each side."""
     trained = scratch / "run"
     (trained / "folds" / "weights").mkdir(parents=True)
-    choose_params(trained / "params.yaml", (0,))
-    for name in ("weights/0.safetensors", "decoding.json"):
+    choose_params(trained / "params.yaml", (0, 1))
+    for name in ("weights/0.safetensors", "weights/1.safetensors", "decoding.json"):
         shutil.copy(ROOT / "folds" / name, trained / "folds" / name)
     found = []
     for side_px in SIDES_PX:
@@ -176,7 +176,6 @@ def run(setting: Setting) -> Report:
     header = ["command", "work", "Mpx", "s", "ms per Mpx, start off", "to the first", "peak MiB"]
     note = (
         f"Starts: {', '.join(f'{name} {seconds:.1f} s' for name, (seconds, _) in measured[0][1].items())}, predict "
-        f"{images[0][1]:.1f} s. One network, one view, four decodings to search. Of a pixel, the image "
-        "that `predict` works on holds 3 bytes, its probabilities 3, its label map 4."
+        f"{images[0][1]:.1f} s. Two networks, one view, four decodings to search."
     )
     return Report(tables=[Table("Cost as work grows", header, rows, note)])

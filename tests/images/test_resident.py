@@ -52,7 +52,7 @@ def test_a_restart_goes_on_where_it_was(make_dataset):
 
 
 def test_zoomed_images_are_zoomed_once_and_whole(make_dataset):
-    """Drawn images have their own zooms; the tiles show the same nuclei as the loader's."""
+    """Drawn images have their own zooms."""
     dataset = make_dataset(object_diameter_px=34.0)
     (height, width), zoom = SHAPES[0], 34.0 / (2 * np.sqrt(225 / np.pi))
     image, label_map = next(dataset.whole_images())

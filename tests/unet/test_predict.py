@@ -1,6 +1,7 @@
 """Prediction: with a network that copies, an image comes back; tiles, views and batches leave no trace."""
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 from pipeline.errors import InputError
 from pipeline.params import PredictParams, VanillaParams
+from pipeline.progress import track
 from pipeline.unet.blocks import SizeRule
 from pipeline.unet.model import NormalizedUNet, build_model
 from pipeline.unet.predict import Ensemble, predict_images, predict_probabilities
@@ -179,6 +181,25 @@ def test_images_are_read_as_they_are_needed():
 
     next(predict_images([copier()], images(), predict_params(), CPU, "fp32", False))
     assert len(read) <= 4 * 3 * 64**2 // 32**2 + 1
+
+
+def test_a_large_image_is_let_go_before_its_probabilities_are_worked_on():
+    held = []
+
+    def images():
+        for number in range(2):
+            image = noise(300, 170)
+            held.append(weakref.ref(image))
+            yield str(number), image
+            del image
+
+    predictions = track(predict_images([copier()], images(), predict_params(), CPU, "fp32", False), "predict", 2)
+    for name, probabilities in predictions:
+        assert len(held) == int(name) + 1  # the next is not read yet
+        assert held[-1]() is None
+        predicted = weakref.ref(probabilities)
+        del probabilities
+        assert predicted() is None
 
 
 def test_a_small_image_is_one_small_tile():
