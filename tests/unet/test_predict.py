@@ -188,10 +188,9 @@ def test_a_large_image_is_let_go_before_its_probabilities_are_worked_on():
 
     def images():
         for number in range(2):
-            image = noise(300, 170)
-            held.append(weakref.ref(image))
-            yield str(number), image
-            del image
+            made = [noise(300, 170)]
+            held.append(weakref.ref(made[0]))
+            yield str(number), made.pop()
 
     predictions = track(predict_images([copier()], images(), predict_params(), CPU, "fp32", False), "predict", 2)
     for name, probabilities in predictions:
