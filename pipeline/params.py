@@ -152,6 +152,7 @@ class TrainParams(Section):
     batch: Natural
     tile_px: Natural  # side of what is cut from an image; the warp reaches into the rim
     crop_px: Natural  # side of the network's input, in the middle of the tile
+    start_crop_px: Natural  # that side in the first half of the steps, of a tile as much smaller; crop_px for one size
     lr: Positive  # the peak of the one-cycle schedule
     warmup: OpenShare  # share of the steps before the peak
     weight_decay: NotNegative
@@ -167,7 +168,14 @@ class TrainParams(Section):
     def _tile_covers_crop(self) -> "TrainParams":
         if self.tile_px < self.crop_px:
             raise ValueError(f"train.tile_px is {self.tile_px}; make it at least crop_px, {self.crop_px}")
+        if self.start_crop_px > self.crop_px:
+            raise ValueError(f"train.start_crop_px is {self.start_crop_px}; make it at most crop_px, {self.crop_px}")
         return self
+
+    def at_start(self) -> "TrainParams":
+        """Return the parameters of the first half of the steps: smaller tiles, with the same rim in proportion."""
+        tile_px = max(self.start_crop_px, self.tile_px * self.start_crop_px // self.crop_px)
+        return self.model_copy(update={"crop_px": self.start_crop_px, "tile_px": tile_px})
 
 
 class HousekeepingParams(Section):

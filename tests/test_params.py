@@ -65,6 +65,7 @@ def change(tmp_path: Path, key: str, value: Any) -> Path:
         ("train.lr", -1, "train.lr"),
         ("train.lr", "fast", "train.lr"),
         ("train.tile_px", 8, "train"),
+        ("train.start_crop_px", 1000, "train"),
         ("folds.ids", [0], "folds"),
         ("folds.ids", [1, 2], "folds"),
         ("unet.name", "resnet", "unet"),

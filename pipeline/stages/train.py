@@ -5,7 +5,7 @@ A fold is a pure function of (params, prepared images, fold table, k): run it an
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ def make_trainer(fold: int, params: Params) -> Trainer:
     train = params.train.model_copy(update={"seed": params.train.seed + 1000 * fold})
     torch.manual_seed(train.seed)
     model = build_model(params.unet)
-    model.sizes.output_of(train.crop_px)  # refuses a size that the network cannot take
+    for crop_px in (train.start_crop_px, train.crop_px):
+        model.sizes.output_of(crop_px)  # refuses a size that the network cannot take
     return Trainer(model, train, params.loss, select_device(train.device))
 
 
@@ -87,12 +88,20 @@ def encoder_metadata(trainer: Trainer) -> dict[str, str]:
     return {f"encoder_{key}": value for key, value in trainer.model.encoder_weights.items()}
 
 
-def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Iterable[Batch]:
-    """Return the batches from `step` to the end of the schedule, from images on the device where they fit there."""
+def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Iterator[Batch]:
+    """Yield the batches from `step` to the end of the schedule, those of its first half with smaller tiles."""
     train = trainer.train
-    dataset = TileDataset(
-        pack, table, train, params.contrast, params.augment, train.seed, step * train.batch, trainer.steps * train.batch
-    )
+    for phase, end in ((train.at_start(), trainer.steps // 2), (train, trainer.steps)):
+        if step < end:
+            items = step * train.batch, end * train.batch
+            dataset = TileDataset(pack, table, phase, params.contrast, params.augment, train.seed, *items)
+            yield from _load_tiles(dataset, trainer, params)
+            step = end
+
+
+def _load_tiles(dataset: TileDataset, trainer: Trainer, params: Params) -> Iterable[Batch]:
+    """Return the batches of a data set, from images on the device where they fit there."""
+    train = trainer.train
     if not dataset.has_effects and fits_on(trainer.device, dataset.pixels):
         return ResidentTiles(dataset, train.batch, trainer.device)
     return make_loader(dataset, train.batch, params.housekeeping.loader_workers, trainer.device.type == "cuda")
@@ -100,10 +109,13 @@ def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Para
 
 def make_preparation(params: Params) -> PrepareBatch:
     """Compose what happens to a batch on the device: augmentation, then targets, then weights of pixels."""
-    crop_px, loss = params.train.crop_px, params.loss
+    loss = params.loss
+    crops = {train.tile_px: train.crop_px for train in (params.train.at_start(), params.train)}
 
     @torch.no_grad()
     def prepare(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        side = images.shape[-1]
+        crop_px = side if params.augment.backend == "albumentations" else crops[side]  # that one has cropped
         if params.augment.backend == "device":
             inputs, ids = augment_batch(images, label_maps, crop_px, params.augment, generator)
         else:

@@ -27,7 +27,7 @@ def make_params(backend: str) -> Params:
     """Return parameters whose effects all three sides have, and always apply."""
     off = ["log2_gamma", "inversion", "channel_shuffle", "to_gray", "blur"]
     strengths = [f"augment.{name}=0.0" for name in off] + ["augment.elastic.probability=1.0"]
-    sizes = [f"train.batch={BATCH}", f"train.tile_px={TILE_PX}", f"train.crop_px={TILE_PX}"]
+    sizes = [f"train.batch={BATCH}", *(f"train.{side}={TILE_PX}" for side in ("tile_px", "crop_px", "start_crop_px"))]
     return compose_params(["train=cpu", f"augment.backend={backend}", *strengths, *sizes])
 
 

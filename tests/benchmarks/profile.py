@@ -25,7 +25,7 @@ from pipeline.unet import runtime, training
 from pipeline.unet.predict import Ensemble, predict_images
 from pipeline.unet.runtime import configure_torch, select_device
 from tests.benchmarks.harness import ROOT, Report, Setting, Table, Timing, compose_params, seconds_of, time_pair
-from tests.benchmarks.training import STEPS, our_batches
+from tests.benchmarks.training import ONE_SIZE, STEPS, our_batches
 
 # The operators that the profiler names, in the parts of the table; the first match counts.
 _OPERATORS = {
@@ -171,7 +171,7 @@ def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
 def runtime_table(setting: Setting) -> Table:
     """What a step takes without each of the runtime's settings, over what it takes with all of them."""
     rows = []
-    usual = compose_params(["train=cpu", "train.device=cpu"])
+    usual = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
 
     def update(**train: Any) -> Params:
         return usual.model_copy(update={"train": usual.train.model_copy(update=train)})
@@ -201,7 +201,7 @@ def step_seconds(setting: Setting, keep_freed: bool) -> float:
     """Return the seconds of a step of train=cpu in a process that has run nothing else."""
     if not keep_freed:
         runtime._KEEP_FREED.clear()
-    params = compose_params(["train=cpu", "train.device=cpu"])
+    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
     configure_torch(params.train.threads)
     steps = make_stepper(setting, params)
     steps()
@@ -219,7 +219,7 @@ def allocator_timing(setting: Setting, runs: int = 5) -> Timing:
 
 
 def run(setting: Setting) -> Report:
-    params = compose_params(["train=cpu", "train.device=cpu"])
+    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
     configure_torch(params.train.threads)
     step, parts = training_parts(setting, params, 12)
     operators = network_parts(setting, params, 6)

@@ -11,8 +11,6 @@ time_to_score.csv and .svg of both, and a table of results.md. Fold 0's score ch
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from pipeline.stages import folds as folds_stage
 from pipeline.stages.train import load_batches, make_preparation, make_trainer
 from pipeline.unet.checkpoint import Checkpoint, fingerprint
 from pipeline.unet.runtime import configure_torch
-from pipeline.unet.training import Batch, Trainer, train_model
+from pipeline.unet.training import train_model
 from tests.benchmarks.__main__ import SCRATCH, TIME_TO_SCORE, keep, prepare_data
 from tests.benchmarks.harness import ROOT, Report, Table, describe_machine, seconds_of
 
@@ -38,15 +36,18 @@ LOOKS = 8  # scores on the way
 FOLD = 0
 
 # What differs from train=cpu as it was before this study: Lite0, 16 crops of 192 px, lr 0.002, EMA 0.995.
-BASE = {"train.batch": 16, "train.crop_px": 192, "train.tile_px": 256, "train.lr": 0.002, "train.ema_decay": 0.995}
+BASE = {
+    "train.batch": 16, "train.crop_px": 192, "train.start_crop_px": 192, "train.tile_px": 256, "train.lr": 0.002,
+    "train.ema_decay": 0.995,
+}  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {},
-    "crop 128, batch 32": {"train.crop_px": 128, "train.tile_px": 176, "train.batch": 32},
-    "crop 256, batch 8": {"train.crop_px": 256, "train.tile_px": 336, "train.batch": 8},
+    "crop 128, batch 32": {"train.crop_px": 128, "train.start_crop_px": 128, "train.tile_px": 176, "train.batch": 32},
+    "crop 256, batch 8": {"train.crop_px": 256, "train.start_crop_px": 256, "train.tile_px": 336, "train.batch": 8},
     "batch 8": {"train.batch": 8},
     "lr 0.004": {"train.lr": 0.004},
     "width x 1/2": {"unet.decoder_channels": (64, 32, 24, 16, 8)},
-    "crop 96 for half the steps": {"start_crop_px": 96},
+    "crop 96 for half the steps": {"train.start_crop_px": 96},
     "no EMA": {"train.ema_decay": 0.0},
     "random weights": {"unet.weights": "none"},
 }
@@ -65,37 +66,10 @@ def compose(name: str, steps: int) -> Params:
     changes = BASE | SETTINGS[name]
     changes |= {"train.epochs": LOOKS, "train.steps_per_epoch": max(1, steps // LOOKS)}
     changes |= {"housekeeping.score_every_epochs": 1, "housekeeping.score_images": 40}
-    changes.pop("start_crop_px", None)
     for section in {key.split(".")[0] for key in changes}:
         update = {key.split(".")[1]: value for key, value in changes.items() if key.startswith(section + ".")}
         params = params.model_copy(update={section: getattr(params, section).model_copy(update=update)})
     return Params.model_validate(params.model_dump())
-
-
-def batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, name: str, step: int) -> Iterator[Batch]:
-    """Yield the batches from `step` on; with `start_crop_px`, smaller tiles for the first half of the steps."""
-    start_crop_px, half = SETTINGS[name].get("start_crop_px"), trainer.steps // 2
-    if start_crop_px is None or step >= half:
-        return iter(load_batches(pack, table, trainer, params, step))
-    full_train = trainer.train
-    trainer.train = full_train.model_copy(
-        update={"crop_px": start_crop_px, "tile_px": full_train.tile_px * start_crop_px // full_train.crop_px}
-    )
-    small = load_batches(pack, table, trainer, params, step)
-    trainer.train = full_train
-    first = (batch for _, batch in zip(range(half - step), small, strict=False))
-    return chain(first, load_batches(pack, table, trainer, params, half))
-
-
-def preparation(params: Params) -> Any:
-    """Return the device's part for tiles of any size: the crop keeps its share of the tile."""
-
-    def prepare(images: Any, label_maps: Any, generator: Any) -> Any:
-        crop_px = params.train.crop_px * images.shape[-1] // params.train.tile_px
-        train = params.train.model_copy(update={"crop_px": crop_px})
-        return make_preparation(params.model_copy(update={"train": train}))(images, label_maps, generator)
-
-    return prepare
 
 
 def load_fold(archives: Path) -> tuple[Pack, pd.DataFrame, pd.DataFrame]:
@@ -122,8 +96,8 @@ def train(archives: Path, names: list[str]) -> None:
         trainer = make_trainer(FOLD, params)
         train_model(
             trainer,
-            lambda step, t=trainer, p=params, n=name: batches(pack, table, t, p, n, step),  # type: ignore[misc]
-            preparation(params),
+            lambda step, t=trainer, p=params: load_batches(pack, table, t, p, step),  # type: ignore[misc]
+            make_preparation(params),
             Checkpoint(path.with_suffix(".checkpoint") / fingerprint({"name": name, "params": params.model_dump()})),
             HeldOutWatch(pack, held_out, params),
             60.0,
@@ -141,10 +115,9 @@ def time_steps(archives: Path, names: list[str], rounds: int = 7) -> None:
         params = compose(name, 10_000)
         configure_torch(params.train.threads)
         trainer = make_trainer(FOLD, params)
-        phases = [0, trainer.steps // 2] if "start_crop_px" in SETTINGS[name] else [0]
-        steppers[name] = [
-            (trainer, batches(pack, table, trainer, params, name, at), preparation(params)) for at in phases
-        ]
+        phases = [0] if params.train.start_crop_px == params.train.crop_px else [0, trainer.steps // 2]
+        prepare = make_preparation(params)
+        steppers[name] = [(trainer, load_batches(pack, table, trainer, params, at), prepare) for at in phases]
     seconds: dict[str, list[list[float]]] = {name: [[] for _ in steppers[name]] for name in names}
     for turn in range(rounds + 1):
         for name in names:

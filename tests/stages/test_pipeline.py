@@ -30,6 +30,7 @@ def tiny_params(**changes: object) -> Params:
     }  # fmt: skip
     content["train"] |= {
         "device": "cpu", "threads": 1, "epochs": 2, "steps_per_epoch": 3, "batch": 2, "tile_px": 80, "crop_px": 64,
+        "start_crop_px": 32,
     }  # fmt: skip
     content["housekeeping"] |= {"score_every_epochs": 1, "score_images": 1}
     content["folds"] |= {"ids": [0, 1], "tries": 2}

@@ -23,7 +23,7 @@ def params() -> Params:
     content = load_params(ROOT / "params.yaml")
     vanilla = {"name": "vanilla", "depth": 3, "width": 4, "padding": "same", "upsampling": "bilinear", "dropout": 0.2}
     train = content.train.model_copy(
-        update={"epochs": 3, "steps_per_epoch": 4, "batch": 2, "crop_px": 32, "tile_px": 32}
+        update={"epochs": 3, "steps_per_epoch": 4, "batch": 2, "crop_px": 32, "start_crop_px": 32, "tile_px": 32}
     )
     return Params.model_validate({**content.model_dump(), "unet": vanilla, "train": train.model_dump()})
 
