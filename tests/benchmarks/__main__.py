@@ -109,7 +109,14 @@ def main() -> None:
         parser.error(f"{', '.join(needing)}: no trained run to measure; make one with `make repro`")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     setting = Setting(arguments.archives, prepare_data(arguments.archives), arguments.runs, SCRATCH)
-    for name in arguments.only or BENCHMARKS:
+    names = arguments.only or BENCHMARKS
+    if len(names) > 1:
+        # Each in a process of its own: what one leaves in memory, allocator and threads is not another's.
+        options = ["--archives", str(arguments.archives), "--runs", str(arguments.runs)]
+        for name in names:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks", name, *options], check=True, cwd=ROOT)
+        return
+    for name in names:
         print(f"== {name}", flush=True)
         report = importlib.import_module(f"tests.benchmarks.{name}").run(setting).as_dict()
         for row in report["rows"]:
