@@ -52,7 +52,7 @@ No GPU was at hand: nothing here was timed on one. What was checked, and what is
   AdamW (fused) and the averaged weights ask for no value either; the loss is read once an epoch.
 - **Augmentation and targets take under 5 % of a step.** Measured on the CPU as the device (`make bench only=profile`).
   Reasoned for a GPU: about 150 small kernels beside the network's thousand.
-- **torch.compile** is there as `train.compile` for CUDA, and off: no gain was measured.
+- **torch.compile** is there as `train.compile` for CUDA, and off: whether it gains there is not known.
 """
 
 
