@@ -93,6 +93,7 @@ def read_images(path: Path, max_pixels: int) -> Iterator[tuple[str, NDArray[np.u
     pages = (
         _read_tiff(data, path, max_pixels) if data.startswith(_TIFF) else [decode_image(data, str(path), max_pixels)]
     )
+    del data
     for number, page in enumerate(pages):
         yield (path.stem if len(pages) == 1 else f"{path.stem}.page{number:03d}"), to_rgb(page)
 
