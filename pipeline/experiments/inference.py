@@ -28,7 +28,10 @@ def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[Norm
         InputError: a file is missing, damaged, or holds another network than `params.unet`.
     """
     models = [load_weights(weights / f"{fold}.safetensors", params.unet)[0] for fold in folds]
-    return [fold_batch_norms(model, torch.rand(1, IN_CHANNELS, *[model.sizes.input_for(64)] * 2)) for model in models]
+    side = models[0].sizes.input_for(64) if models else 0
+    # Drawn from a seed: the same networks are folded every time.
+    image = torch.rand(1, IN_CHANNELS, side, side, generator=torch.Generator().manual_seed(0))
+    return [fold_batch_norms(model, image) for model in models]
 
 
 def predict_probabilities_of(
