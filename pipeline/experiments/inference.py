@@ -16,7 +16,7 @@ from pipeline.images.store import PackWriter
 from pipeline.params import Params
 from pipeline.unet.folding import fold_batch_norms
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet
-from pipeline.unet.predict import predict_images
+from pipeline.unet.predict import FindZoom, predict_images
 from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.weights import load_weights
 
@@ -35,14 +35,22 @@ def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[Norm
 
 
 def predict_probabilities_of(
-    models: Sequence[NormalizedUNet], images: Iterable[tuple[str, NDArray[np.uint8]]], params: Params
+    models: Sequence[NormalizedUNet],
+    images: Iterable[tuple[str, NDArray[np.uint8]]],
+    params: Params,
+    find_zoom: FindZoom | None = None,
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield (image_id, probabilities (H, W, 3) uint8) of images (H, W, 3) uint8 RGB, averaged over `models`."""
+    """Yield (image_id, probabilities (H, W, 3) uint8) of images (H, W, 3) uint8 RGB, averaged over `models`.
+
+    `find_zoom` is given the image with its brightness stretched; without it each image is seen at its own size.
+    """
     train = params.train
     configure_torch(train.threads)
     stretched = ((name, apply_contrast(image, find_contrast(image, params.contrast))) for name, image in images)
     device = select_device(train.device)
-    return predict_images(models, stretched, params.predict, device, train.precision, train.channels_last)
+    return predict_images(
+        models, stretched, params.predict, device, train.precision, train.channels_last, find_zoom
+    )
 
 
 def store_predictions(path: Path, predictions: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:

@@ -3,9 +3,11 @@
 It selects nothing, so no stage's result depends on this module.
 """
 
+import numpy as np
 import pandas as pd
 
 from pipeline.experiments.inference import predict_probabilities_of
+from pipeline.images.dataset import base_zooms
 from pipeline.images.store import Pack
 from pipeline.nuclei.decoding import decode_instances
 from pipeline.nuclei.metric import score
@@ -15,10 +17,12 @@ from pipeline.unet.model import NormalizedUNet
 
 
 class HeldOutWatch:
-    """Scores some held-out images every few epochs: one view at the native size, decoding parameters unsearched."""
+    """Scores some held-out images every few epochs: one view, decoding parameters unsearched, their true size given."""
 
     def __init__(self, pack: Pack, table: pd.DataFrame, params: Params) -> None:
         count = min(len(table), params.housekeeping.score_images)
+        zooms = base_zooms(table["median_area_px"].to_numpy(np.float64), params.train.object_diameter_px)
+        self._zooms = dict(zip(table["image_id"], zooms.tolist(), strict=True))
         self._ids = table["image_id"].sample(count, random_state=params.train.seed).tolist()
         self._pack = pack
         one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
@@ -34,6 +38,8 @@ class HeldOutWatch:
         decoding = middle_candidate(self._params.decode)
         scores = [
             score(self._pack[f"{name}.label_map"], decode_instances(probabilities, decoding))
-            for name, probabilities in predict_probabilities_of([model], images, self._params)
+            for name, probabilities in predict_probabilities_of(
+                [model], images, self._params, lambda image_id, _: self._zooms[image_id]
+            )
         ]
         return {"val_map": sum(scores) / len(scores)}

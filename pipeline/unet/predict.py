@@ -1,12 +1,12 @@
 """Prediction, the same for held-out folds and the test set: images and networks in, probabilities out.
 
 In: uint8 RGB images of any size. Out: uint8 probabilities (value / 255) of foreground, boundary and distance, the mean
-over networks, views and zooms. An image goes through as overlapping tiles, one row of tiles at a time; a row of the
+over networks, views and zooms. A zoom is the image's own times each of `predict.scales`. An image goes through as overlapping tiles, one row of tiles at a time; a row of the
 image is rounded to uint8 as soon as no further tile reaches it, so that memory grows with an image's sides and not
 with its area, its own output aside.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Literal
 
@@ -24,6 +24,8 @@ from pipeline.unet.tiling import AxisTiles, plan_axis
 from pipeline.unet.views import View, views_of
 
 Image = NDArray[np.uint8]
+# (image_id, image) -> output px per px at which the networks look at it.
+FindZoom = Callable[[str, Image], float]
 
 # Images are read this many batches ahead, so that those of one shape meet.
 _CHUNK_BATCHES = 4
@@ -48,10 +50,11 @@ def predict_images(
     device: torch.device,
     precision: Literal["bf16", "fp32"],
     channels_last: bool,
+    find_zoom: FindZoom | None = None,
 ) -> Iterator[tuple[str, Image]]:
     """Yield (image_id, probabilities (H, W, 3) uint8, value / 255) for `images` (H, W, 3) uint8 RGB, in their order.
 
-    Channels: foreground, boundary, distance. Images of one shape that come near one another share batches.
+    Channels: foreground, boundary, distance. Images of one shape and zoom that come near one another share batches.
 
     Args:
         models: networks to average; they are moved to `device` and set to `eval`.
@@ -60,18 +63,20 @@ def predict_images(
         device: where the networks run.
         precision: `bf16` runs the networks under autocast.
         channels_last: the memory format of the networks and their batches.
+        find_zoom: says at which zoom an image is seen, before `params.scales`; None for its own size.
 
     Raises:
         InputError: no network, networks that take different sizes, or an image of another shape or type.
     """
     ensemble = Ensemble(models, views_of(params.views), device, precision, channels_last)
     for chunk in _read_chunks(images, _CHUNK_BATCHES * params.batch * params.tile_px**2):
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for position, (_, image) in enumerate(chunk):
-            shapes.setdefault(image.shape, []).append(position)
+        alike: dict[tuple[tuple[int, ...], float], list[int]] = {}
+        for position, (image_id, image) in enumerate(chunk):
+            zoom = find_zoom(image_id, image) if find_zoom else 1.0
+            alike.setdefault((image.shape, zoom), []).append(position)
         predicted: dict[int, Image] = {}
-        for positions in shapes.values():
-            stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params)
+        for (_, zoom), positions in alike.items():
+            stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params, zoom)
             predicted.update(zip(positions, stack, strict=True))
         names = [image_id for image_id, _ in chunk]
         # A large image and its probabilities are let go before anyone works on what comes of them.
@@ -119,12 +124,12 @@ class Ensemble:
 
 
 @torch.inference_mode()
-def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictParams) -> Image:
-    """Return the probabilities (N, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape."""
+def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictParams, zoom: float = 1.0) -> Image:
+    """Return the probabilities (N, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape, seen at `zoom`."""
     height, width = images[0].shape[:2]
     output = np.empty((len(images), height, width, OUT_CHANNELS), np.uint8)
     top = 0
-    for rows in _average_rows([_predict_rows(ensemble, images, zoom, params) for zoom in params.scales]):
+    for rows in _average_rows([_predict_rows(ensemble, images, zoom * scale, params) for scale in params.scales]):
         band = slice(top, top + rows.shape[2])
         output[:, band] = rows.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         top = band.stop
