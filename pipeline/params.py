@@ -187,11 +187,23 @@ class HousekeepingParams(Section):
     score_images: Natural  # how many held-out images a look takes
 
 
+class SizeParams(Section):
+    """How the size of an image's nuclei is estimated, where `train.object_diameter_px` is not 0."""
+
+    window_px: Natural  # longest side of what the network sees of an image
+    octaves: Positive  # the reader is fitted on zooms up to so far to each side of the one trained at
+    looks: Annotated[int, Field(ge=2)]  # zooms of each training image that it is fitted on
+    steps: Natural  # times an estimate is made at the zoom of the one before
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # around the last one, whose estimates are averaged
+    min_zoom: Positive
+    max_zoom: Positive
+
+
 class PredictParams(Section):
     """One function predicts held-out folds and the test set."""
 
     views: Literal["identity", "flips", "d4"]
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # zooms whose predictions are averaged
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # zooms, relative to the image's own by its nuclei
     tile_px: Natural  # longest side of what the network predicts at once; what is longer is cut into tiles
     overlap_px: Annotated[int, Field(ge=0)]
     batch: Natural  # tiles of tile_px in a forward pass, all views counted; as many more as they are smaller
@@ -214,6 +226,23 @@ class DecodeParams(Section):
     workers: Natural
 
 
+class SelectParams(Section):
+    """The second-level model: gradient-boosted trees that rate candidate nuclei."""
+
+    trees: Annotated[int, Field(ge=0)]  # 0 leaves the model out: nuclei are those of one decoding
+    seed_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]  # candidates come from all combinations
+    boundary_weight: Share
+    mask_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
+    min_area_px: Natural
+    max_pixels: Natural  # images with more are left to one decoding
+    learning_rate: Positive
+    leaves: Annotated[int, Field(ge=2)]
+    leaf_candidates: Natural  # at least so many candidates in a leaf
+    min_worth: Share  # candidates that are predicted to pass a smaller share of the ten thresholds are dropped
+    max_overlap: Share  # of a candidate with better ones; beyond it is dropped
+    seed: Seed
+
+
 class EvaluateParams(Section):
     """How the scores' uncertainty is found."""
 
@@ -233,8 +262,10 @@ class Params(Section):
     augment: AugmentParams
     train: TrainParams
     housekeeping: HousekeepingParams
+    size: SizeParams
     predict: PredictParams
     decode: DecodeParams
+    select: SelectParams
     evaluate: EvaluateParams
 
 

@@ -4,7 +4,7 @@ In: the matches of every image with every candidate of decoding parameters. Out:
 with parameters that were chosen on the other folds, and a summary of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.experiments.statistics import bootstrap_interval
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precision, pooled_average_precision
 from pipeline.nuclei.tuning import CrossFit
-from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams, Params
 
 _NORMAL_95 = 1.96  # standard deviations on each side that hold 95 %
 # An interval by resampling groups needs two of them.
@@ -51,6 +51,23 @@ def summarize_scores(scores: pd.DataFrame, counts: Sequence[Matches], params: Ev
         "image_types": {str(name): float(value) for name, value in scores.groupby("image_type")["ap"].mean().items()},
         "thresholds": {name.removeprefix("ap"): float(scores[name].mean()) for name in AP_COLUMNS},
     }
+
+
+def describe_sizes(images: pd.DataFrame, zooms: Mapping[str, float], params: Params) -> dict[str, float]:
+    """Return how well the size of nuclei was estimated: median and 90th percentile of the error in octaves.
+
+    Args:
+        images: image_id and median_area_px; images without nuclei are left out.
+        zooms: of each image, which bring its median nucleus to `train.object_diameter_px`.
+        params: with that diameter; where it is 0 nothing was estimated, and the result is empty.
+    """
+    has_nuclei = images[images["median_area_px"] > 0]
+    if params.train.object_diameter_px == 0 or has_nuclei.empty:
+        return {}
+    true_px = 2 * np.sqrt(has_nuclei["median_area_px"].to_numpy(float) / np.pi)
+    estimated_px = params.train.object_diameter_px / has_nuclei["image_id"].map(zooms).to_numpy(float)
+    error = np.abs(np.log2(estimated_px / true_px))
+    return {"size_error_octaves": float(np.median(error)), "size_error_octaves_p90": float(np.quantile(error, 0.9))}
 
 
 def describe_decoding(choices: Sequence[Decoding], fit: CrossFit) -> dict[str, Any]:

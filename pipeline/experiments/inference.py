@@ -1,10 +1,12 @@
 """Trained folds at work: stored images or a user's own to probabilities.
 
-Held-out folds, the test set and a user's images all pass through `predict_probabilities_of` here.
+Held-out folds, the test set and a user's images all pass through `predict_with` here: each image is seen at the zoom
+that brings its nuclei, as estimated, to the size that the networks know.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +18,22 @@ from pipeline.images.store import PackWriter
 from pipeline.params import Params
 from pipeline.unet.folding import fold_batch_norms
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet
-from pipeline.unet.predict import FindZoom, predict_images
+from pipeline.unet.predict import FindZoom, Prediction, predict_images
 from pipeline.unet.runtime import configure_torch, select_device
+from pipeline.unet.size import SizeReader, find_zoom, load_reader
 from pipeline.unet.weights import load_weights
 
+NamedImage = tuple[str, NDArray[np.uint8]]
 
-def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[NormalizedUNet]:
+
+class Folds(NamedTuple):
+    """The networks of some folds, and what reads sizes off each one's features."""
+
+    models: list[NormalizedUNet]
+    readers: list[SizeReader]
+
+
+def load_models(weights: Path, folds: Sequence[int], params: Params) -> list[NormalizedUNet]:
     """Load the networks of `folds` from the folder `weights`, ready to predict: with batch norms folded.
 
     Raises:
@@ -34,27 +46,51 @@ def load_folds(weights: Path, folds: Sequence[int], params: Params) -> list[Norm
     return [fold_batch_norms(model, image) for model in models]
 
 
-def predict_probabilities_of(
-    models: Sequence[NormalizedUNet],
-    images: Iterable[tuple[str, NDArray[np.uint8]]],
-    params: Params,
-    find_zoom: FindZoom | None = None,
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield (image_id, probabilities (H, W, 3) uint8) of images (H, W, 3) uint8 RGB, averaged over `models`.
+def load_folds(weights: Path, sizes: Path, folds: Sequence[int], params: Params) -> Folds:
+    """Load the networks of `folds` from the folder `weights` and their size readers from the folder `sizes`.
 
-    `find_zoom` is given the image with its brightness stretched; without it each image is seen at its own size.
+    Raises:
+        InputError: a file is missing, damaged, or holds another network than `params.unet`.
+    """
+    readers = [load_reader(sizes / f"{fold}.safetensors") for fold in folds]
+    return Folds(load_models(weights, folds, params), readers)
+
+
+def stretch_images(images: Iterable[NamedImage], params: Params) -> Iterator[NamedImage]:
+    """Yield (image_id, image (H, W, 3) uint8 RGB) with the brightness that networks are shown."""
+    return ((name, apply_contrast(image, find_contrast(image, params.contrast))) for name, image in images)
+
+
+def predict_with(folds: Folds, images: Iterable[NamedImage], params: Params) -> Iterator[Prediction]:
+    """Yield predictions of images (H, W, 3) uint8 RGB, averaged over `folds`, at the zoom of their estimated size."""
+    train = params.train
+
+    def zoom_of(_: str, image: NDArray[np.uint8]) -> float:
+        return find_zoom(*folds, image, train.object_diameter_px, params.size, train.precision)
+
+    return predict_at(folds.models, images, params, zoom_of)
+
+
+def predict_at(
+    models: Sequence[NormalizedUNet], images: Iterable[NamedImage], params: Params, zoom_of: FindZoom | None
+) -> Iterator[Prediction]:
+    """Yield predictions of images (H, W, 3) uint8 RGB, averaged over `models`, at a zoom that is known.
+
+    `zoom_of` is given an image with its brightness stretched; without it each image is seen at its own size.
     """
     train = params.train
     configure_torch(train.threads)
-    stretched = ((name, apply_contrast(image, find_contrast(image, params.contrast))) for name, image in images)
     device = select_device(train.device)
-    return predict_images(
-        models, stretched, params.predict, device, train.precision, train.channels_last, find_zoom
-    )
+    stretched = stretch_images(images, params)
+    return predict_images(models, stretched, params.predict, device, train.precision, train.channels_last, zoom_of)
 
 
-def store_predictions(path: Path, predictions: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
-    """Write predictions to a pack, one after another: memory does not grow with their number."""
+def store_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write predictions to a pack, one after another: memory does not grow with their number.
+
+    For each image `<image_id>.probabilities` (S, H, W, 3) uint8 and `<image_id>.zoom` () float64.
+    """
     with atomic_path(path) as partial, PackWriter(partial) as pack:
-        for image_id, probabilities in predictions:
+        for image_id, probabilities, zoom in predictions:
             pack.add(f"{image_id}.probabilities", probabilities)
+            pack.add(f"{image_id}.zoom", np.array(zoom))

@@ -1,16 +1,26 @@
-"""Stored predictions to nuclei, spread over processes. In: a pack of probabilities. Out: label maps, one at a time."""
+"""Stored predictions to nuclei. In: probabilities at several zooms. Out: label maps, one at a time.
+
+Two ways lead there: one decoding of the mean over zooms, and the second-level model, which chooses among the candidates
+of many decodings. The model is refitted from its table of candidates: no model is ever loaded.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.nuclei.decoding import Decoding, decode_instances
+from pipeline.images.store import Pack
+from pipeline.nuclei.candidates import FEATURES, Candidates, find_candidates
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
+from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, rate_candidates
 from pipeline.parallel import map_in_order
+from pipeline.params import Params
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,14 +38,74 @@ def read_decodings(path: Path) -> dict[str, Decoding]:
         raise InputError(f"{path}: no decoding parameters ({error}); run the stage `evaluate` again") from error
 
 
-def decode_predictions(
-    predictions: Arrays, image_ids: Sequence[str], decodings: Sequence[Decoding], workers: int
+def candidates_of(probabilities: NDArray[np.uint8], zoom: float, params: Params) -> Candidates | None:
+    """Return the candidates of an image, or None where one decoding is to find its nuclei.
+
+    Args:
+        probabilities: (S, H, W, 3), value / 255.
+        zoom: at which the image was seen.
+        params: `select` says how, and which images are too large; `train` the size of nuclei at that zoom.
+    """
+    area = probabilities.shape[1] * probabilities.shape[2]
+    if params.select.trees == 0 or area > params.select.max_pixels:
+        return None
+    expected_px = max(params.train.object_diameter_px, 1.0) / zoom
+    return find_candidates(probabilities, params.predict.scales, list_decodings(params.select), expected_px)
+
+
+@dataclass(frozen=True)
+class NucleusFinder:
+    """Finds nuclei: by the model where there is one and the image is not too large, else by `decoding`."""
+
+    decoding: Decoding
+    model: HistGradientBoostingRegressor | None
+    params: Params
+
+    def find(self, probabilities: NDArray[np.uint8], zoom: float) -> NDArray[np.int32]:
+        """Return the label map (H, W) int32 of `probabilities` (S, H, W, 3), value / 255, seen at `zoom`."""
+        candidates = candidates_of(probabilities, zoom, self.params) if self.model is not None else None
+        if candidates is None:
+            return decode_instances(average_zooms(probabilities), self.decoding)
+        return choose_set(candidates, rate_candidates(self.model, candidates), self.params.select)
+
+
+def load_finder(decoding: Path, candidates: Path, params: Params) -> NucleusFinder:
+    """Return what finds the nuclei of images that no fold saw: from all images of the cross-validation.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    choice = read_decodings(decoding)["all"]
+    pack = Pack(candidates)
+    names = sorted(name.removesuffix(".worth") for name in pack if name.endswith(".worth"))
+    return NucleusFinder(choice, fit_on(pack, names, params), params)
+
+
+def fit_on(pack: Arrays, image_ids: Sequence[str], params: Params) -> HistGradientBoostingRegressor | None:
+    """Fit the second-level model on stored candidates of some images; None where they have none.
+
+    Raises:
+        InputError: the candidates have other features than this code measures.
+    """
+    features = [pack[f"{name}.features"] for name in image_ids]
+    if not any(map(len, features)):
+        return None
+    if features[0].shape[1] != len(FEATURES):
+        raise InputError(f"candidates with {features[0].shape[1]} features, not {len(FEATURES)}; run `evaluate` again")
+    image = np.repeat(np.arange(len(features)), [len(each) for each in features])
+    worth = np.concatenate([pack[f"{name}.worth"] for name in image_ids])
+    return fit_model(np.concatenate(features), worth, image, params.select)
+
+
+def find_nuclei(
+    predictions: Arrays, image_ids: Sequence[str], finder: NucleusFinder, workers: int
 ) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield (image_id, label_map (H, W) int32) of stored predictions, each decoded with its own parameters."""
+    """Yield (image_id, label_map (H, W) int32) of stored predictions."""
     # The array travels, not the pack: opening one again for each image would read its whole directory.
-    jobs = ((predictions[f"{name}.probabilities"], choice) for name, choice in zip(image_ids, decodings, strict=True))
-    return zip(image_ids, map_in_order(_decode_job, jobs, workers), strict=True)
+    jobs = ((finder, predictions[f"{name}.probabilities"], float(predictions[f"{name}.zoom"])) for name in image_ids)
+    return zip(image_ids, map_in_order(_find_job, jobs, workers), strict=True)
 
 
-def _decode_job(job: tuple[NDArray[np.uint8], Decoding]) -> NDArray[np.int32]:
-    return decode_instances(*job)
+def _find_job(job: tuple[NucleusFinder, NDArray[np.uint8], float]) -> NDArray[np.int32]:
+    finder, probabilities, zoom = job
+    return finder.find(probabilities, zoom)

@@ -22,11 +22,10 @@ from skimage.measure import regionprops_table
 
 from pipeline.errors import InputError
 from pipeline.experiments.figures import brighten_image
-from pipeline.experiments.inference import load_folds, predict_probabilities_of
-from pipeline.experiments.instances import read_decodings
+from pipeline.experiments.inference import load_folds, predict_with
+from pipeline.experiments.instances import load_finder
 from pipeline.files import atomic_path
 from pipeline.images.raw import decode_image, to_rgb
-from pipeline.nuclei.decoding import decode_instances
 from pipeline.params import load_params
 from pipeline.progress import track
 
@@ -42,7 +41,7 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
         paths: image files.
         out: folder for the results; made if missing.
         params_path: params.yaml of the trained run.
-        folds: its `folds` folder, with `weights/` and `decoding.json`.
+        folds: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `candidates.npz`.
 
     Raises:
         InputError: there is no trained run, two images have one name, or a file is no image.
@@ -62,8 +61,8 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
             raise InputError(f"{path}: a folder; give the files in it, {path}/*.png say")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-    decoding = read_decodings(decoding_path)["all"]
-    models = load_folds(folds / "weights", params.folds.ids, params)
+    finder = load_finder(decoding_path, folds / "candidates.npz", params)
+    trained = load_folds(folds / "weights", folds / "sizes", params.folds.ids, params)
     shown: dict[str, NDArray[np.uint8]] = {}
     read: set[str] = set()
 
@@ -76,9 +75,9 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
                 shown[name] = image
                 yield name, image
 
-    predictions = predict_probabilities_of(models, images(), params)
-    for name, probabilities in track(predictions, "predict", len(paths)):
-        label_map = decode_instances(probabilities, decoding)
+    predictions = predict_with(trained, images(), params)
+    for name, probabilities, zoom in track(predictions, "predict", len(paths)):
+        label_map = finder.find(probabilities, zoom)
         del probabilities  # of a large image, they are gigabytes
         yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
 

@@ -6,10 +6,10 @@ It selects nothing, so no stage's result depends on this module.
 import numpy as np
 import pandas as pd
 
-from pipeline.experiments.inference import predict_probabilities_of
+from pipeline.experiments.inference import predict_at
 from pipeline.images.dataset import base_zooms
 from pipeline.images.store import Pack
-from pipeline.nuclei.decoding import decode_instances
+from pipeline.nuclei.decoding import average_zooms, decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.tuning import middle_candidate
 from pipeline.params import Params
@@ -37,8 +37,8 @@ class HeldOutWatch:
         images = ((image_id, self._pack[f"{image_id}.image"]) for image_id in self._ids)
         decoding = middle_candidate(self._params.decode)
         scores = [
-            score(self._pack[f"{name}.label_map"], decode_instances(probabilities, decoding))
-            for name, probabilities in predict_probabilities_of(
+            score(self._pack[f"{name}.label_map"], decode_instances(average_zooms(probabilities), decoding))
+            for name, probabilities, _ in predict_at(
                 [model], images, self._params, lambda image_id, _: self._zooms[image_id]
             )
         ]

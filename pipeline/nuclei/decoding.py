@@ -50,7 +50,7 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: 
     """
     height, width = (*probabilities.shape, 0, 0)[:2]
     if probabilities.ndim != 3 or height * width <= strip_px:
-        return _decode_whole(scale_probabilities(probabilities), decoding)
+        return decode_scaled(scale_probabilities(probabilities), decoding)
     label_map = np.zeros((height, width), dtype=np.int32)
     rows = max(1, strip_px // width)
     count, top, bottom = 0, 0, 0
@@ -59,7 +59,7 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: 
         # Twice what came again: also of an image that is all one component, each row comes a few times only.
         bottom = min(height, bottom + max(rows, bottom - top))
         scaled = scale_probabilities(probabilities[top:bottom])
-        labels = _decode_whole(scaled, decoding)
+        labels = decode_scaled(scaled, decoding)
         components = _label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
         is_open = np.zeros(components.max(initial=0) + 1, dtype=bool)
         if bottom < height:
@@ -82,9 +82,24 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: 
     return label_map
 
 
-def _decode_whole(scaled: NDArray[np.float32], decoding: Decoding) -> NDArray[np.int32]:
+def decode_scaled(scaled: NDArray[np.float32], decoding: Decoding) -> NDArray[np.int32]:
+    """Return the label map (H, W) int32, ids 1..N, of `scaled` (3, H, W) in [0, 1], at once as a whole."""
     core = find_cores(scaled, decoding.boundary_weight)
     return drop_small(grow_nuclei(scaled, core, decoding), decoding.min_area_px)
+
+
+def average_zooms(probabilities: NDArray[Any]) -> NDArray[Any]:
+    """Return the mean (H, W, 3) of the zooms of `probabilities` (S, H, W, 3); of bytes, rounded to bytes.
+
+    Raises:
+        InputError: the array is not of that shape, or has no zoom.
+    """
+    if probabilities.ndim != 4 or len(probabilities) == 0:
+        raise InputError(f"probabilities are {probabilities.shape}; give (zooms, H, W, 3) with at least one zoom")
+    if len(probabilities) == 1:
+        return probabilities[0]
+    mean: NDArray[np.float32] = probabilities.mean(axis=0, dtype=np.float32)
+    return mean.round().astype(np.uint8) if probabilities.dtype == np.uint8 else mean
 
 
 def scale_probabilities(probabilities: NDArray[Any]) -> NDArray[np.float32]:

@@ -95,6 +95,19 @@ def read_submission(path: Path) -> dict[str, list[Row]]:
     return images
 
 
+def read_label_maps(path: Path, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield (image_id, label_map (H, W) int32) of the images in `shapes`, from a CSV in the form of a submission.
+
+    Raises:
+        InputError: as `validate_submission`, for these images.
+    """
+    images = read_submission(path)
+    _refuse_missing(path, images, shapes)
+    for image_id, (height, width) in shapes.items():
+        columns = _decode_rows(path, image_id, images[image_id], (height, width))
+        yield image_id, np.ascontiguousarray(columns.reshape(width, height).T)
+
+
 def validate_submission(path: Path, shapes: Mapping[str, Shape]) -> int:
     """Check that Kaggle will take a submission, and return the number of its nuclei.
 

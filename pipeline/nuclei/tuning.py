@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.nuclei.decoding import Decoding, find_cores, grow_nuclei, scale_probabilities
+from pipeline.nuclei.decoding import Decoding, average_zooms, find_cores, grow_nuclei, scale_probabilities
 from pipeline.nuclei.metric import Matches, Overlap, average_precision, match_overlap, tabulate_overlap
 from pipeline.parallel import map_in_order
 from pipeline.params import DecodeParams
@@ -55,7 +55,7 @@ def count_candidates(
     """Decode and count every image with every candidate, over several processes.
 
     Args:
-        probabilities: `<image_id>.probabilities`, (H, W, 3) uint8. Both mappings travel to the processes, so give
+        probabilities: `<image_id>.probabilities`, (S, H, W, 3) uint8. Both mappings travel to the processes, so give
             ones that are small to pickle; `collections.ChainMap` joins several.
         truths: `<image_id>.label_map`, (H, W) integers.
         image_ids: which images, in the order of the result.
@@ -82,7 +82,7 @@ def _find_arrays(probabilities: Arrays, truths: Arrays, image_id: str) -> tuple[
 def _count_job(job: tuple[str, NDArray[Any], NDArray[Any], Sequence[Decoding]]) -> list[Matches]:
     image_id, probabilities, truth, choices = job
     try:
-        return count_image(probabilities, truth, choices)
+        return count_image(average_zooms(probabilities), truth, choices)
     except InputError as error:
         raise InputError(f"image {image_id}: {error}") from error
 

@@ -1,37 +1,74 @@
-"""evaluate: out-of-fold predictions to cross-fitted fold scores and the decoding parameters for the test set."""
+"""evaluate: out-of-fold predictions to cross-fitted fold scores, and to what finds the nuclei of the test set."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.experiments.evaluation import describe_decoding, format_fold_table, summarize_scores, tabulate_scores
+from pipeline.experiments.evaluation import (
+    describe_decoding,
+    describe_sizes,
+    format_fold_table,
+    summarize_scores,
+    tabulate_scores,
+)
+from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.files import write_json, write_text
 from pipeline.images.folds import check_folds, read_folds
 from pipeline.images.store import Pack, open_packs
 from pipeline.images.table import read_table
-from pipeline.nuclei.tuning import candidates, count_candidates, cross_fit, score_candidates
+from pipeline.nuclei.metric import count_matches
+from pipeline.nuclei.submission import write_submission
+from pipeline.nuclei.tuning import candidates as list_candidates
+from pipeline.nuclei.tuning import count_candidates, cross_fit, score_candidates
 from pipeline.params import Params
+from pipeline.progress import track
 from pipeline.stages.run import run
 
 
-def main(prepared: Path, folds: Path, oof: Path, scores: Path, summary: Path, decoding: Path, params: Params) -> None:
-    """Score every training image with decoding parameters that were chosen on the other folds."""
-    images = read_folds(folds).merge(read_table(prepared)[["image_id", "image_type"]], on="image_id", how="left")
-    check_folds(read_folds(folds), read_table(prepared)["image_id"].tolist(), None, params.folds.ids)
+def main(
+    prepared: Path,
+    folds: Path,
+    oof: Path,
+    scores: Path,
+    summary: Path,
+    decoding: Path,
+    candidates: Path,
+    nuclei: Path,
+    params: Params,
+) -> None:
+    """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
+    table = read_table(prepared)
+    images = read_folds(folds).merge(table[["image_id", "image_type", "median_area_px"]], on="image_id", how="left")
+    check_folds(read_folds(folds), table["image_id"].tolist(), None, params.folds.ids)
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
-    predictions = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids)
-    choices = candidates(params.decode)
-    image_ids = images["image_id"].tolist()
-    counts = count_candidates(predictions, Pack(prepared / "images.npz"), image_ids, choices, params.decode.workers)
+    predictions, truths = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids), Pack(prepared / "images.npz")
+    choices, image_ids = list_candidates(params.decode), images["image_id"].tolist()
+    counts = count_candidates(predictions, truths, image_ids, choices, params.decode.workers)
     fit = cross_fit(score_candidates(counts), images["fold"].to_numpy())
-    fitted = [image[fit.on_others[fold]] for image, fold in zip(counts, images["fold"], strict=True)]
-    table = tabulate_scores(images, fitted)
-    cv = summarize_scores(table, fitted, params.evaluate)
-    write_text(scores, table.round(6).to_csv(index=False, lineterminator="\n"))
+    decoded = [image[fit.on_others[fold]] for image, fold in zip(counts, images["fold"], strict=True)]
+
+    store_candidates(candidates, predictions, truths, image_ids, params)
+    by_fold = {fold: choices[index] for fold, index in fit.on_others.items()}
+    fold_of = dict(zip(image_ids, images["fold"].tolist(), strict=True))
+    found = find_held_out(Pack(candidates), predictions, fold_of, by_fold, params)
+    matches = {}
+
+    def count_and_pass():  # type: ignore[no-untyped-def]
+        for image_id, label_map in track(found, "choose nuclei", len(image_ids)):
+            matches[image_id] = count_matches(truths[f"{image_id}.label_map"], label_map)
+            yield image_id, label_map
+
+    write_submission(nuclei, count_and_pass())
+    fitted = [matches[image_id] for image_id in image_ids]
+    scored = tabulate_scores(images, fitted)
+    cv = summarize_scores(scored, fitted, params.evaluate)
+    cv["one_decoding_map"] = float(tabulate_scores(images, decoded)["ap"].mean())
+    cv |= describe_sizes(images, {name: float(predictions[f"{name}.zoom"]) for name in image_ids}, params)
+    write_text(scores, scored.round(6).to_csv(index=False, lineterminator="\n"))
     write_json(decoding, describe_decoding(choices, fit))
     write_json(summary, cv)
     with pd.option_context("display.width", 160):
-        print(format_fold_table(table, cv))
+        print(format_fold_table(scored, cv))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.experiments.inference import load_folds, predict_probabilities_of, store_predictions
+from pipeline.experiments.inference import load_folds, predict_with, store_predictions
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
 from pipeline.params import Params
@@ -10,12 +10,12 @@ from pipeline.progress import track
 from pipeline.stages.run import run
 
 
-def main(prepared: Path, weights: Path, out: Path, params: Params) -> None:
+def main(prepared: Path, weights: Path, sizes: Path, out: Path, params: Params) -> None:
     """Predict the test images with the mean of the networks of `folds.ids`."""
     image_ids = read_table(prepared)["image_id"].tolist()
     pack = Pack(prepared / "images.npz")
     images = ((image_id, pack[f"{image_id}.image"]) for image_id in image_ids)
-    predictions = predict_probabilities_of(load_folds(weights, params.folds.ids, params), images, params)
+    predictions = predict_with(load_folds(weights, sizes, params.folds.ids, params), images, params)
     store_predictions(out, track(predictions, "predict test", len(image_ids)))
 
 

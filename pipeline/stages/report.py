@@ -4,21 +4,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.experiments.instances import decode_predictions, read_decodings
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_text
-from pipeline.images.store import Pack, open_packs
+from pipeline.images.store import Pack
+from pipeline.nuclei.submission import read_label_maps
 from pipeline.params import Params
 from pipeline.stages.run import run
 
 
 def main(
     prepared: Path,
-    oof: Path,
+    nuclei: Path,
     scores: Path,
     summary: Path,
-    decoding: Path,
     histories: Path,
     card: Path,
     submission: Path,
@@ -28,16 +27,9 @@ def main(
 ) -> None:
     """Show fold scores, curves, and the best, median and worst images of each type with their outlines."""
     table = read_scores(scores)
-    chosen = read_decodings(decoding)
-    examples = choose_examples(table)
-    predictions = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids)
     pack = Pack(prepared / "images.npz")
-    decoded = decode_predictions(
-        predictions,
-        [example.image_id for example in examples],
-        [chosen[str(example.fold)] for example in examples],
-        workers=1,
-    )
+    names = [example.image_id for example in choose_examples(table)]
+    found = read_label_maps(nuclei, {name: pack[f"{name}.label_map"].shape for name in names})
     by_fold = {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids}
     together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
     write_text(curves, together.to_csv(index=False, lineterminator="\n"))
@@ -47,7 +39,7 @@ def main(
         read_json(summary),
         read_json(card),
         by_fold,
-        ((name, pack[f"{name}.image"], pack[f"{name}.label_map"], label_map) for name, label_map in decoded),
+        ((name, pack[f"{name}.image"], pack[f"{name}.label_map"], label_map) for name, label_map in found),
         str(submission),
     )
     print(f"report: {out}")

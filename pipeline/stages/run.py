@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_text
 from pipeline.params import Params, load_params
 
-_WHOLE, _PER_FOLD = ("prepare", "folds", "evaluate", "predict_test"), ("train", "predict_oof")
+_WHOLE, _PER_FOLD = ("prepare", "folds", "evaluate", "predict_test"), ("train", "size", "predict_oof")
 
 
 def run(main: Callable[..., float | None]) -> None:

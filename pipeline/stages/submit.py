@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.experiments.evaluation import expect_leaderboard
-from pipeline.experiments.instances import decode_predictions, read_decodings
+from pipeline.experiments.instances import find_nuclei, load_finder
 from pipeline.experiments.run_card import make_run_card
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_json
@@ -24,6 +24,7 @@ def main(
     prepared: Path,
     probabilities: Path,
     decoding: Path,
+    candidates: Path,
     scores: Path,
     summary: Path,
     weights: Path,
@@ -35,9 +36,9 @@ def main(
     """Decode the test predictions, write and check the submission, and describe the run."""
     table = read_table(prepared)
     image_ids = table["image_id"].tolist()
-    choice = read_decodings(decoding)["all"]
+    finder = load_finder(decoding, candidates, params)
     solution = find_solution(archives, image_ids, params)
-    nuclei = decode_predictions(Pack(probabilities), image_ids, [choice] * len(image_ids), params.decode.workers)
+    nuclei = find_nuclei(Pack(probabilities), image_ids, finder, params.decode.workers)
     write_submission(submission, track(nuclei, "submit", len(image_ids)))
     shapes = zip(table["height"].tolist(), table["width"].tolist(), strict=True)
     found = validate_submission(submission, dict(zip(image_ids, shapes, strict=True)))

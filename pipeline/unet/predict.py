@@ -1,14 +1,14 @@
 """Prediction, the same for held-out folds and the test set: images and networks in, probabilities out.
 
 In: uint8 RGB images of any size. Out: uint8 probabilities (value / 255) of foreground, boundary and distance, the mean
-over networks, views and zooms. A zoom is the image's own times each of `predict.scales`. An image goes through as overlapping tiles, one row of tiles at a time; a row of the
-image is rounded to uint8 as soon as no further tile reaches it, so that memory grows with an image's sides and not
-with its area, its own output aside.
+over networks and views, for each zoom: the image's own times each of `predict.scales`. An image goes through as
+overlapping tiles, one row of tiles at a time; a row of the image is rounded to uint8 as soon as no further tile reaches
+it, so that memory grows with an image's sides and not with its area, its own output aside.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,20 @@ FindZoom = Callable[[str, Image], float]
 _CHUNK_BATCHES = 4
 
 
+class Prediction(NamedTuple):
+    """What the networks say of one image.
+
+    Attributes:
+        image_id: of the image.
+        probabilities: (S, H, W, 3) uint8 (value / 255), one for each of `predict.scales`.
+        zoom: of the image, before `predict.scales`.
+    """
+
+    image_id: str
+    probabilities: Image
+    zoom: float
+
+
 def predict_probabilities(
     models: Sequence[NormalizedUNet],
     image: Image,
@@ -39,8 +53,8 @@ def predict_probabilities(
     precision: Literal["bf16", "fp32"],
     channels_last: bool,
 ) -> Image:
-    """Return the probabilities (H, W, 3) uint8 of one `image` (H, W, 3) uint8 RGB; see `predict_images`."""
-    return next(predict_images(models, [("image", image)], params, device, precision, channels_last))[1]
+    """Return the probabilities (S, H, W, 3) uint8 of one `image` (H, W, 3) uint8 RGB; see `predict_images`."""
+    return next(predict_images(models, [("image", image)], params, device, precision, channels_last)).probabilities
 
 
 def predict_images(
@@ -51,8 +65,8 @@ def predict_images(
     precision: Literal["bf16", "fp32"],
     channels_last: bool,
     find_zoom: FindZoom | None = None,
-) -> Iterator[tuple[str, Image]]:
-    """Yield (image_id, probabilities (H, W, 3) uint8, value / 255) for `images` (H, W, 3) uint8 RGB, in their order.
+) -> Iterator[Prediction]:
+    """Yield predictions of `images` (H, W, 3) uint8 RGB, in their order.
 
     Channels: foreground, boundary, distance. Images of one shape and zoom that come near one another share batches.
 
@@ -74,16 +88,16 @@ def predict_images(
         for position, (image_id, image) in enumerate(chunk):
             zoom = find_zoom(image_id, image) if find_zoom else 1.0
             alike.setdefault((image.shape, zoom), []).append(position)
-        predicted: dict[int, Image] = {}
+        predicted: dict[int, tuple[Image, float]] = {}
         for (_, zoom), positions in alike.items():
             stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params, zoom)
-            predicted.update(zip(positions, stack, strict=True))
+            predicted.update((position, (part, zoom)) for position, part in zip(positions, stack, strict=True))
         names = [image_id for image_id, _ in chunk]
         # A large image and its probabilities are let go before anyone works on what comes of them.
         chunk.clear()
         del image, stack
         for position, image_id in enumerate(names):
-            yield image_id, predicted.pop(position)
+            yield Prediction(image_id, *predicted.pop(position))
 
 
 class Ensemble:
@@ -125,14 +139,15 @@ class Ensemble:
 
 @torch.inference_mode()
 def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictParams, zoom: float = 1.0) -> Image:
-    """Return the probabilities (N, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape, seen at `zoom`."""
+    """Return the probabilities (N, S, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape, seen at `zoom`."""
     height, width = images[0].shape[:2]
-    output = np.empty((len(images), height, width, OUT_CHANNELS), np.uint8)
-    top = 0
-    for rows in _average_rows([_predict_rows(ensemble, images, zoom * scale, params) for scale in params.scales]):
-        band = slice(top, top + rows.shape[2])
-        output[:, band] = rows.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        top = band.stop
+    output = np.empty((len(images), len(params.scales), height, width, OUT_CHANNELS), np.uint8)
+    for number, scale in enumerate(params.scales):
+        top = 0
+        for rows in _predict_rows(ensemble, images, zoom * scale, params):
+            band = slice(top, top + rows.shape[2])
+            output[:, number, band] = rows.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            top = band.stop
     return output
 
 
@@ -181,21 +196,6 @@ def _predict_tiles(
     read_columns = columns.read[which].to(ensemble.device).unsqueeze(1)
     x = rows.read[row].to(ensemble.device) @ x @ read_columns.mT
     return write_rows @ ensemble.predict(x) @ write_columns.mT
-
-
-def _average_rows(streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
-    """Yield the mean of `streams` of bands (N, 3, rows, W), which add up to the same rows in bands of other heights."""
-    bands = [next(stream) for stream in streams]
-    while True:
-        common = min(band.shape[2] for band in bands)
-        yield torch.stack([band[:, :, :common] for band in bands]).mean(dim=0)
-        bands = [band[:, :, common:] for band in bands]
-        for number, (band, stream) in enumerate(zip(bands, streams, strict=True)):
-            if band.shape[2] == 0:
-                following = next(stream, None)
-                if following is None:
-                    return
-                bands[number] = following
 
 
 def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[list[tuple[str, Image]]]:

@@ -16,7 +16,7 @@ from pipeline.images.archive import index_archive, open_archive
 from pipeline.images.store import Pack
 from pipeline.nuclei.submission import score_submission, validate_submission
 from pipeline.params import Params, load_params
-from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, submit, train
+from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, size, submit, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
@@ -63,7 +63,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_chain(archives: Path, out: Path, params: Params) -> None:
     """Call every stage's main in dvc.yaml's order."""
-    weights, oof, history = out / "weights", out / "oof", out / "history"
+    weights, sizes, oof, history = out / "weights", out / "sizes", out / "oof", out / "history"
     train_split, test_split, table = out / "train", out / "test", out / "folds.csv"
     scores, cv, decoding = out / "scores.csv", out / "cv.json", out / "decoding.json"
     prepare.main(archives, train_split, test_split, params)
@@ -72,20 +72,21 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         train.main(
             train_split, table, fold, weights / f"{fold}.safetensors", history / f"{fold}.csv", out / "resume", params
         )
-        predict_oof.main(train_split, table, weights, fold, oof / f"{fold}.npz", params)
-    evaluate.main(train_split, table, oof, scores, cv, decoding, params)
-    predict_test.main(test_split, weights, out / "probabilities.npz", params)
+        size.main(train_split, table, weights, fold, sizes / f"{fold}.safetensors", params)
+        predict_oof.main(train_split, table, weights, sizes, fold, oof / f"{fold}.npz", params)
+    candidates, nuclei = out / "candidates.npz", out / "oof.csv"
+    evaluate.main(train_split, table, oof, scores, cv, decoding, candidates, nuclei, params)
+    predict_test.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
-        archives, test_split, out / "probabilities.npz", decoding, scores, cv, weights, submission, card,
+        archives, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights, submission, card,
         out / "seconds", params,
     )  # fmt: skip
     report.main(
         train_split,
-        oof,
+        nuclei,
         scores,
         cv,
-        decoding,
         history,
         card,
         submission,
@@ -123,7 +124,8 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
     assert cv["cv_map"] == pytest.approx(scores["ap"].mean(), abs=1e-6)
     for fold in (0, 1):
         held_out = set(table.loc[table["fold"] == fold, "image_id"])
-        assert {name.removesuffix(".probabilities") for name in Pack(run / "oof" / f"{fold}.npz")} == held_out
+        pack = Pack(run / "oof" / f"{fold}.npz")
+        assert set(pack) == {f"{name}.{part}" for name in held_out for part in ("probabilities", "zoom")}
 
 
 def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
@@ -189,8 +191,8 @@ def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -
         (tmp_path / "real.png").write_bytes(archive.read(archive.namelist()[0]))
     home = tmp_path / "run"
     (home / "folds").mkdir(parents=True)
-    (home / "folds" / "weights").symlink_to(run / "weights")
-    (home / "folds" / "decoding.json").symlink_to(run / "decoding.json")
+    for name in ("weights", "sizes", "decoding.json", "candidates.npz"):
+        (home / "folds" / name).symlink_to(run / name)
     (home / "params.yaml").write_text(yaml.safe_dump(json.loads(tiny_params().model_dump_json())))
     paths = [tmp_path / name for name in ("grey16.tif", "stack.tif", "real.png")]
     results = dict(segment_files(paths, tmp_path / "out", home / "params.yaml", home / "folds"))

@@ -1,0 +1,245 @@
+"""Candidate nuclei: every nucleus that any zoom's probabilities and any decoding sees, with what tells good from bad.
+
+In: the probabilities of one image at several zooms. Out: candidates as lists of pixels, and a row of features for each:
+its size against what was expected, the probabilities inside it, at its rim and just outside, its shape, and how far
+the other zooms and decodings agree that there is such a nucleus. Everything is counted with one pass per label map.
+
+Source: the winners of the competition rated candidates by features of shape and probability,
+    https://www.kaggle.com/competitions/data-science-bowl-2018/discussion/54741
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.nuclei.decoding import Decoding, decode_scaled, scale_probabilities
+
+Floats = NDArray[np.float32]
+
+_FOREGROUND, _BOUNDARY = 0, 1
+
+# Of the label map that a candidate comes from; of its image and its size; of its inside, its rim, its shape; and of how
+# far other label maps have it too.
+FEATURES = (
+    "log2_scale", "seed_threshold", "mask_threshold",
+    "image_count", "image_against_expected", "image_doubt", "diameter", "against_expected", "against_median",
+    "foreground", "foreground_spread", "boundary", "distance", "deepest", "own_foreground",
+    "rim_foreground", "rim_boundary", "rim_share", "outside_foreground", "neighbour_share",
+    "roundness", "ellipse_fill",
+    "agreement", "least_agreement", "agreement_finer", "agreement_coarser",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of one image.
+
+    Attributes:
+        features: (n, len(FEATURES)) float32.
+        runs: (m, 2) int32, position in the flattened image and length of the runs of pixels, candidate by candidate.
+        ends: (n,) int64, where each candidate's runs end in `runs`.
+        shape: (2,), height and width of the image.
+    """
+
+    features: Floats
+    runs: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    shape: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def pixels_of(self, index: int) -> NDArray[np.int32]:
+        """Return the positions (m,) int32 of one candidate's pixels in the flattened image."""
+        starts, lengths = self.runs[self.ends[index - 1] if index else 0 : self.ends[index]].T
+        within = np.arange(lengths.sum(), dtype=np.int32)
+        return within + np.repeat(starts - (np.cumsum(lengths, dtype=np.int32) - lengths), lengths)
+
+
+def find_candidates(
+    probabilities: NDArray[Any], scales: Sequence[float], decodings: Sequence[Decoding], expected_px: float
+) -> Candidates:
+    """Decode each zoom, and the mean of all, in several ways, and describe every different nucleus.
+
+    Args:
+        probabilities: (S, H, W, 3) uint8 (value / 255) or floats in [0, 1], one for each of `scales`.
+        scales: the zooms, relative to the image's own.
+        decodings: at least one.
+        expected_px: the diameter that the image's nuclei are thought to have.
+
+    Raises:
+        InputError: the array does not fit `scales`.
+    """
+    if probabilities.ndim != 4 or len(probabilities) != len(scales):
+        raise InputError(f"probabilities are {probabilities.shape} for {len(scales)} zooms; give (zooms, H, W, 3)")
+    single = [scale_probabilities(each) for each in probabilities]
+    mean: Floats = np.stack(single).mean(axis=0, dtype=np.float32)
+    sources = [(mean, 0.0)]
+    if len(single) > 1:  # a single zoom is the mean
+        sources += [(each, math.log2(scale)) for each, scale in zip(single, scales, strict=True)]
+    origins = [(source, log2, decoding) for source, log2 in sources for decoding in decodings]
+    label_maps = [decode_scaled(source, decoding) for source, _, decoding in origins]
+    agreement = _measure_agreement(label_maps, np.array([log2 for _, log2, _ in origins]))
+    parts, keys, pixels = [], [], []
+    for label_map, agreed, (source, log2, decoding) in zip(label_maps, agreement, origins, strict=True):
+        if len(agreed) == 0:
+            continue
+        own = np.array([log2, decoding.seed_threshold, decoding.mask_threshold], np.float32)
+        described, key, lists = _describe(label_map, mean, source, expected_px)
+        parts.append(np.concatenate([np.tile(own, (len(agreed), 1)), described, agreed], axis=1, dtype=np.float32))
+        keys.append(key)
+        pixels += lists
+    shape = np.array(mean.shape[1:], dtype=np.int64)
+    if not parts:
+        empty = np.zeros((0, len(FEATURES)), np.float32)
+        return Candidates(empty, np.zeros((0, 2), np.int32), np.zeros(0, np.int64), shape)
+    # The same pixels found again are the same candidate; the first finding describes it.
+    first = np.sort(np.unique(np.concatenate(keys), axis=0, return_index=True)[1])
+    runs = [_find_runs(pixels[index]) for index in first]
+    ends = np.cumsum([len(each) for each in runs], dtype=np.int64)
+    return Candidates(np.concatenate(parts)[first], np.concatenate(runs), ends, shape)
+
+
+def _find_runs(pixels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return (m, 2) int32, the start and length of each run of consecutive numbers in ascending `pixels`."""
+    breaks = np.flatnonzero(np.diff(pixels) != 1) + 1
+    firsts = np.concatenate([[0], breaks])
+    return np.stack([pixels[firsts], np.diff(np.append(firsts, len(pixels)))], axis=1).astype(np.int32)
+
+
+def _measure_agreement(label_maps: Sequence[NDArray[np.int32]], log2_scales: NDArray[np.float64]) -> list[Floats]:
+    """Say how far the other label maps agree with each nucleus.
+
+    Agreement with a map is the best IoU with a nucleus of it.
+
+    Returns:
+        For each map (n, 4) float32: the mean over the other maps, the least, and the means over maps of finer and of
+        coarser zooms; the mean over all where there is no such map.
+    """
+    best = _match_maps(label_maps)
+    numbers = np.arange(len(label_maps))
+    agreed = []
+    for number, (log2, table) in enumerate(zip(log2_scales, best, strict=True)):
+        # A map alone agrees with itself.
+        others = table[:, numbers != number] if len(label_maps) > 1 else table
+        sides = [table[:, side] for side in (log2_scales > log2, log2_scales < log2)]
+        columns = [others.mean(axis=1), others.min(axis=1)]
+        columns += [side.mean(axis=1) if side.shape[1] else columns[0] for side in sides]
+        agreed.append(np.stack(columns, axis=1))
+    return agreed
+
+
+def _match_maps(label_maps: Sequence[NDArray[np.int32]]) -> list[Floats]:
+    """Return for each label map (n, maps) float32: the best IoU of each nucleus with a nucleus of every map."""
+    areas = [np.bincount(label_map.ravel(), minlength=1)[1:] for label_map in label_maps]
+    best = [np.zeros((len(area), len(label_maps)), np.float32) for area in areas]
+    for a, first in enumerate(label_maps):
+        best[a][:, a] = 1
+        inside = np.flatnonzero(first)
+        rows = first.ravel()[inside].astype(np.int64) - 1
+        for b in range(a + 1, len(label_maps)):
+            columns = label_maps[b].ravel()[inside]
+            both = columns > 0
+            if not both.any():
+                continue
+            pairs, shared = np.unique(rows[both] * len(areas[b]) + (columns[both] - 1), return_counts=True)
+            row, column = np.divmod(pairs, len(areas[b]))
+            iou = (shared / (areas[a][row] + areas[b][column] - shared)).astype(np.float32)
+            np.maximum.at(best[a][:, b], row, iou)
+            np.maximum.at(best[b][:, a], column, iou)
+    return best
+
+
+def _describe(
+    label_map: NDArray[np.int32], mean: Floats, source: Floats, expected_px: float
+) -> tuple[Floats, NDArray[np.int64], list[NDArray[np.int32]]]:
+    """Describe the nuclei 1..n of a label map.
+
+    Returns:
+        features (n, F) float32; keys (n, 3) int64 that differ where pixels differ: the area, and the sums of positions
+        and of their squares; the pixels of each nucleus.
+    """
+    position = np.flatnonzero(label_map)
+    ids = label_map.ravel()[position] - 1
+    order = np.argsort(ids, kind="stable")
+    position, ids = position[order], ids[order]
+    area = np.bincount(ids)
+    inside, at_rim = _measure_inside(position, ids, mean, source), _measure_rim(label_map, position, ids, mean)
+    diameter = np.log2(2 * np.sqrt(area / np.pi))
+    median = float(np.median(diameter))
+    foreground = mean[_FOREGROUND].ravel()[position]
+    doubt = float((foreground * (1 - foreground)).mean())
+    of_image = np.tile([math.log2(len(area)), median - math.log2(expected_px), doubt], (len(area), 1))
+    sizes = np.stack([diameter, diameter - math.log2(expected_px), diameter - median], axis=1)
+    shape = _measure_shape(label_map.shape[1], position, ids)
+    features = np.concatenate([of_image, sizes, inside, at_rim, shape], axis=1).astype(np.float32)
+    sums = np.zeros((2, len(area)), np.int64)
+    for total, values in zip(sums, (position, position * position), strict=True):
+        np.add.at(total, ids, values)
+    return features, np.stack([area, *sums], axis=1), np.split(position.astype(np.int32), np.cumsum(area)[:-1])
+
+
+def _average(ids: NDArray[Any], count: int, *values: NDArray[Any]) -> list[NDArray[np.float64]]:
+    """Return the mean of each of `values` over the pixels of each id, 0 where an id has none; (count,) each."""
+    sizes = np.maximum(np.bincount(ids, minlength=count), 1)
+    return [np.bincount(ids, each, count) / sizes for each in values]
+
+
+def _measure_inside(position: NDArray[Any], ids: NDArray[Any], mean: Floats, source: Floats) -> NDArray[np.float64]:
+    """Return (n, 6): foreground and its spread, boundary, distance, the deepest, and the own zoom's foreground."""
+    foreground, boundary, distance = (plane.ravel()[position] for plane in mean)
+    count = int(ids[-1]) + 1
+    deepest = np.zeros(count)
+    np.maximum.at(deepest, ids, distance)
+    level, square, *others = _average(
+        ids, count, foreground, foreground.astype(np.float64) ** 2, boundary, distance,
+        source[_FOREGROUND].ravel()[position],
+    )  # fmt: skip
+    spread = np.sqrt(np.maximum(square - level**2, 0))
+    return np.stack([level, spread, others[0], others[1], deepest, others[2]], axis=1)
+
+
+def _measure_rim(
+    label_map: NDArray[np.int32], position: NDArray[Any], ids: NDArray[Any], mean: Floats
+) -> NDArray[np.float64]:
+    """Return (n, 5): foreground and boundary at the rim, the rim's length squared over the area, foreground just
+    outside, and the share of the outside that is another nucleus.
+    """
+    width, count = label_map.shape[1], int(ids[-1]) + 1
+    padded = np.pad(label_map, 1, mode="edge").ravel()
+    row, column = np.divmod(position, width)
+    steps = np.array([-1, 1, -width - 2, width + 2])
+    around = padded[((row + 1) * (width + 2) + column + 1)[:, None] + steps]
+    differs = around != (ids + 1)[:, None]
+    is_rim = differs.any(axis=1)
+    rim = ids[is_rim]
+    at_rim = _average(rim, count, *(mean[plane].ravel()[position[is_rim]] for plane in (_FOREGROUND, _BOUNDARY)))
+    # A neighbour outside the image repeats the edge, so it is no different and never asked for.
+    beside = (position[:, None] + np.array([-1, 1, -width, width]))[differs]
+    owner = np.broadcast_to(ids[:, None], differs.shape)[differs]
+    outside = _average(owner, count, mean[_FOREGROUND].ravel()[beside], (around[differs] > 0).astype(np.float64))
+    length = np.bincount(rim, minlength=count)
+    return np.stack([*at_rim, length**2 / np.bincount(ids), *outside], axis=1)
+
+
+def _measure_shape(width: int, position: NDArray[Any], ids: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (n, 2): the ratio of the two variances of the pixels along the axes of the ellipse that has their
+    moments, 1 for a disc; and the area over that ellipse's, 1 for an ellipse and less where there are dents.
+    """
+    row, column = np.divmod(position, width)
+    count = int(ids[-1]) + 1
+    rows, columns = _average(ids, count, row, column)
+    down, along = row - rows[ids], column - columns[ids]
+    # A pixel is a square of variance 1/12 each way.
+    vertical, horizontal, mixed = _average(ids, count, down**2, along**2, down * along) + np.array(
+        [[1 / 12], [1 / 12], [0]]
+    )
+    root = np.sqrt(np.maximum(vertical * horizontal - mixed**2, 1e-6))
+    half = (vertical + horizontal) / 2
+    spread = np.sqrt(np.maximum(half**2 - root**2, 0))
+    return np.stack([(half - spread) / (half + spread), np.bincount(ids) / (4 * np.pi * root)], axis=1)

@@ -1,0 +1,182 @@
+"""How large an image's nuclei are, read off what a trained U-Net's encoder sees in it.
+
+In: a U-Net, and images with the median diameter of their nuclei. Out: a `SizeReader`, and with it the diameter in an
+image that nobody has measured. U-Nets are trained and predict near one diameter; the reader is fitted on zooms over
+several octaves around it, and says at which zoom an image should be seen. It looks, zooms to what it read, and looks
+again, as the estimate is best where nuclei have the size that the network knows.
+
+Source: Cellpose reads sizes off its network's pooled features in the same way; Stringer et al. 2021, Nature Methods
+    18:100, "Size model" (doi:10.1038/s41592-020-01018-x).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import RidgeCV
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path
+from pipeline.params import SizeParams
+from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.runtime import autocast, memory_format
+from pipeline.unet.vanilla import VanillaUNet
+
+Image = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+# Zooms are rounded to eighths of an octave, 9 %, less than the estimate's error: images of one zoom share batches.
+_STEPS_PER_OCTAVE = 8
+_PENALTIES = np.logspace(0, 5, 11)  # of the ridge, chosen by leave-one-out
+
+
+@dataclass(frozen=True)
+class SizeReader:
+    """A linear map from features (F,) to log2 of the diameter in px of what the network saw."""
+
+    weight: NDArray[np.float64]  # (F,)
+    bias: float
+
+    def read(self, features: Features) -> float:
+        """Return log2 of the median nucleus diameter, in px of the image that `features` (F,) were taken of."""
+        return float(features.astype(np.float64) @ self.weight) + self.bias
+
+
+@torch.inference_mode()
+def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, precision: str) -> Features:
+    """Return the mean and the maximum of each channel of the encoder's two deepest maps, (F,) float32.
+
+    Args:
+        model: in `eval` mode, on its device.
+        image: (H, W, 3) uint8 RGB, its brightness stretched.
+        zoom: the network sees the image's middle this many times larger.
+        window_px: the longest side of what it sees.
+        precision: `bf16` or `fp32`.
+    """
+    source_px = math.ceil(window_px / zoom)
+    top, left = (max(0, length - source_px) // 2 for length in image.shape[:2])
+    window = image[top : top + source_px, left : left + source_px]
+    size = (max(1, round(window.shape[1] * zoom)), max(1, round(window.shape[0] * zoom)))
+    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    window = np.asarray(cv2.resize(window, size, interpolation=how), np.uint8)
+    height, width = (model.sizes.input_for(max(1, length - 2 * model.margin_px)) for length in window.shape[:2])
+    window = np.pad(window, ((0, height - window.shape[0]), (0, width - window.shape[1]), (0, 0)), mode="symmetric")
+    device = model.mean.device
+    x = torch.from_numpy(window).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
+    with autocast(device, precision):
+        maps = _encode(model, ((x - model.mean) / model.std).contiguous(memory_format=memory_format(True)))
+    flat = [deep.float().flatten(2) for deep in maps]
+    return torch.cat([part for deep in flat for part in (deep.mean(2), deep.amax(2))], dim=1)[0].cpu().numpy()
+
+
+def _encode(model: NormalizedUNet, x: Tensor) -> list[Tensor]:
+    """Return the encoder's two deepest feature maps of `x` (B, 3, H, W), normalised."""
+    if not isinstance(model.net, VanillaUNet):
+        encoder: Any = model.net.encoder
+        return list(encoder(x)[-2:])
+    maps = []
+    for level, block in enumerate(model.net.contracting):
+        x = block(max_pool2d(x, kernel_size=2) if level else x)
+        maps.append(x)
+    return maps[-2:]
+
+
+def fit_reader(
+    model: NormalizedUNet, images: Iterable[tuple[Image, float]], object_px: float, params: SizeParams, precision: str
+) -> SizeReader:
+    """Fit a reader by ridge regression, on a grid of zooms of each image around the one that the U-Net was trained at.
+
+    Args:
+        model: in `eval` mode.
+        images: each (H, W, 3) uint8 RGB, stretched, and the median diameter of its nuclei in px, above 0.
+        object_px: the diameter that the U-Net was trained near.
+        params: the section `size`.
+        precision: `bf16` or `fp32`.
+
+    Raises:
+        InputError: there is no image.
+    """
+    rows, targets = [], []
+    for number, (image, diameter_px) in enumerate(images):
+        # Halves of a step apart from image to image, so that the whole range is covered.
+        offset = (number % 2) / 2 - 0.25
+        for octaves in np.linspace(-params.octaves, params.octaves, params.looks) + offset:
+            zoom = float(np.clip(object_px / diameter_px * 2**octaves, params.min_zoom, params.max_zoom))
+            rows.append(extract_features(model, image, zoom, params.window_px, precision))
+            targets.append(math.log2(diameter_px * zoom))
+    if not rows:
+        raise InputError("no training image has a nucleus to read a size from; check the training archive")
+    features = np.stack(rows).astype(np.float64)
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    std[std == 0] = 1
+    ridge = RidgeCV(_PENALTIES).fit((features - mean) / std, targets)
+    weight = ridge.coef_ / std
+    return SizeReader(weight, float(ridge.intercept_ - mean @ weight))
+
+
+def find_zoom(
+    models: Sequence[NormalizedUNet],
+    readers: Sequence[SizeReader],
+    image: Image,
+    object_px: float,
+    params: SizeParams,
+    precision: str,
+) -> float:
+    """Return the zoom that brings an image's median nucleus to `object_px`: the median over networks.
+
+    Args:
+        models: in `eval` mode.
+        readers: one for each of `models`.
+        image: (H, W, 3) uint8 RGB, stretched.
+        object_px: the diameter that the U-Nets were trained near; 0 where they were trained on native sizes: zoom 1.
+        params: the section `size`.
+        precision: `bf16` or `fp32`.
+    """
+    if object_px == 0:
+        return 1.0
+    octaves = []
+    for model, reader in zip(models, readers, strict=True):
+
+        def look(zoom: float, model: NormalizedUNet = model, reader: SizeReader = reader) -> float:
+            """Return how many octaves the image, from its own size, is below the wanted one."""
+            zoom = float(np.clip(zoom, params.min_zoom, params.max_zoom))
+            features = extract_features(model, image, zoom, params.window_px, precision)
+            return math.log2(object_px * zoom) - reader.read(features)
+
+        zoom = 1.0
+        for _ in range(params.steps):
+            zoom = 2 ** look(zoom)
+        octaves.append(float(np.mean([look(zoom * scale) for scale in params.scales])))
+    rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
+    return float(np.clip(2**rounded, params.min_zoom, params.max_zoom))
+
+
+def save_reader(reader: SizeReader, path: Path) -> None:
+    """Write a reader to `path` (.safetensors), atomically."""
+    with atomic_path(path) as partial:
+        save_file({"weight": reader.weight, "bias": np.array([reader.bias])}, partial)
+
+
+def load_reader(path: Path) -> SizeReader:
+    """Read what `save_reader` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        tensors = load_file(path)
+        return SizeReader(tensors["weight"], float(tensors["bias"][0]))
+    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        raise InputError(
+            f"{path}: no readable size reader ({error}); run the stage `size` of this fold again"
+        ) from error
