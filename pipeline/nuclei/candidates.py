@@ -23,6 +23,9 @@ Floats = NDArray[np.float32]
 
 _FOREGROUND, _BOUNDARY = 0, 1
 
+# A table of so many entries per value takes longer to walk than the values to sort.
+_LONG_TABLE = 16
+
 # Of the label map that a candidate comes from; of its image and its size; of its inside, its rim, its shape; and of how
 # far other label maps have it too.
 FEATURES = (
@@ -147,12 +150,23 @@ def _match_maps(label_maps: Sequence[NDArray[np.int32]]) -> list[Floats]:
             both = columns > 0
             if not both.any():
                 continue
-            pairs, shared = np.unique(rows[both] * len(areas[b]) + (columns[both] - 1), return_counts=True)
+            pairs, shared = _count_values(
+                rows[both] * len(areas[b]) + (columns[both] - 1), len(areas[a]) * len(areas[b])
+            )
             row, column = np.divmod(pairs, len(areas[b]))
             iou = (shared / (areas[a][row] + areas[b][column] - shared)).astype(np.float32)
             np.maximum.at(best[a][:, b], row, iou)
             np.maximum.at(best[b][:, a], column, iou)
     return best
+
+
+def _count_values(values: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the different `values`, which are below `limit`, and how often each comes."""
+    if limit > _LONG_TABLE * len(values):
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values)
+    present = np.flatnonzero(counts)
+    return present, counts[present]
 
 
 def _describe(

@@ -13,7 +13,7 @@ from stardist.geometry import polygons_to_label, star_dist
 from stardist.nms import non_maximum_suppression
 from stardist.utils import edt_prob
 
-from pipeline.experiments.inference import load_folds, predict_probabilities_of
+from pipeline.experiments.inference import load_models, predict_at
 from pipeline.experiments.instances import read_decodings
 from pipeline.files import read_json
 from pipeline.images.store import Pack
@@ -51,7 +51,7 @@ def decode_stars(prob: NDArray[Any], dist: NDArray[Any], shape: tuple[int, ...])
 
 def run(setting: Setting) -> Report:
     params = load_params(ROOT / "params.yaml")
-    models = load_folds(ROOT / "folds" / "weights", params.folds.ids[:1], params)
+    models = load_models(ROOT / "folds" / "weights", params.folds.ids[:1], params)
     decoding = read_decodings(ROOT / "folds" / "decoding.json")["all"]
     params = params.model_copy(
         update={
@@ -67,7 +67,7 @@ def run(setting: Setting) -> Report:
     stars = [star_distances(truth) for truth in truths]
 
     def ours() -> list[LabelMap]:
-        return [decode_instances(p, decoding) for _, p in predict_probabilities_of(models, images, params)]
+        return [decode_instances(p[0], decoding) for _, p, _ in predict_at(models, images, params, None)]
 
     def theirs() -> list[LabelMap]:
         return [decode_stars(*star, truth.shape) for star, truth in zip(stars, truths, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipeline.experiments.inference import predict_probabilities_of
+from pipeline.experiments.inference import predict_at
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
@@ -52,11 +52,11 @@ def prediction_row(
     images = [(name, np.asarray(pack[f"{name}.image"])) for name in names]
     torch.manual_seed(0)
     plain = build_model(params.unet).eval()
-    fast = fold_batch_norms(plain, torch.rand(1, 3, 64, 64))  # as `load_folds` does
+    fast = fold_batch_norms(plain, torch.rand(1, 3, 64, 64))  # as `load_models` does
     views = views_of(kind)
 
     def ours() -> list[Image]:
-        return [probabilities for _, probabilities in predict_probabilities_of([fast], images, params)]
+        return [each.probabilities[0] for each in predict_at([fast], images, params, None)]
 
     def theirs() -> list[Image]:
         return [usual_prediction(plain, image, views, params) for _, image in images]
@@ -64,8 +64,8 @@ def prediction_row(
     exact = params.model_copy(update={"train": params.train.model_copy(update={"precision": "fp32"})})
     # An untrained network's borders differ with where tiles lie: compared is what fits in one tile.
     whole = [(name, image) for name, image in images if max(image.shape) <= params.predict.tile_px]
-    for (name, ours_fp32), (_, image) in zip(predict_probabilities_of([fast], whole, exact), whole, strict=True):
-        worst = int(np.abs(ours_fp32.astype(int) - usual_prediction(plain, image, views, params)).max())
+    for (name, ours_fp32, _), (_, image) in zip(predict_at([fast], whole, exact, None), whole, strict=True):
+        worst = int(np.abs(ours_fp32[0].astype(int) - usual_prediction(plain, image, views, params)).max())
         if worst > 1 or ours_fp32.std() < 1:
             raise AssertionError(f"{name}: the two sides differ by {worst} of 255 in float32")
     timing = time_pair(ours, theirs, setting.runs, 0)

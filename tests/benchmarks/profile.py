@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.experiments.inference import load_folds
+from pipeline.experiments.inference import load_models
 from pipeline.experiments.instances import read_decodings
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.store import Pack
@@ -132,7 +132,7 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     megapixels = sum(pack[f"{name}.image"].shape[0] * pack[f"{name}.image"].shape[1] for name in ids) / 1e6
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
     trained = load_params(ROOT / "params.yaml")
-    models = load_folds(ROOT / "folds" / "weights", trained.folds.ids[:1], trained)
+    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained)
     decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
     def stretched() -> Iterator[tuple[str, Any]]:
@@ -146,8 +146,8 @@ def prediction_table(setting: Setting, params: Params) -> Table:
         device = select_device(params.train.device)
         predicted = predict_images(models, iter(read, None), one_view, device, "bf16", True)
         decode = watch.wrapped("decoding", decode_instances)
-        for _, probabilities in predicted:
-            decode(probabilities, decoding)
+        for _, probabilities, _ in predicted:
+            decode(probabilities[0], decoding)
 
     with watch.watch(network=(Ensemble, "predict")):
         run()

@@ -95,7 +95,8 @@ def write_predictions(prepared: Path, folds: Path, out: Path) -> None:
                 original = image_id[4:]
                 if original not in made:
                     made[original] = make_probabilities(np.asarray(pack[f"{image_id}.label_map"]), rng)
-                writer.add(f"{image_id}.probabilities", made[original])
+                writer.add(f"{image_id}.probabilities", made[original][None])
+                writer.add(f"{image_id}.zoom", np.array(1.0))
 
 
 def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, dict[str, tuple[float, float]]]:
@@ -106,18 +107,23 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     params = choose_params(all_folds, (0, 1, 2))
     write_archives(setting.archives / "stage1_train.zip", at / "archives", count, params)
     prepared, folds, oof = at / "train", at / "folds", at / "oof"
-    files = {name: at / name for name in ("scores.csv", "cv.json", "decoding.json", "probabilities.npz")}
+    files = {
+        name: at / name
+        for name in ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv", "probabilities.npz")
+    }
     found = {}
     inputs = ["--archives", at / "archives", "--train-out", prepared, "--test-out", at / "test"]
     found["prepare"] = measure("-m", "pipeline.stages.prepare", *inputs, "--params", all_folds)
     megapixels = float(read_table(prepared).eval("height * width").sum()) / 1e6
     inputs = ["--prepared", prepared, "--out", folds]
     found["folds"] = measure("-m", "pipeline.stages.folds", *inputs, "--params", all_folds)
-    inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights", "--out", files["probabilities.npz"]]
+    inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
+    inputs += ["--sizes", ROOT / "folds" / "sizes", "--out", files["probabilities.npz"]]
     found["predict_test"] = measure("-m", "pipeline.stages.predict_test", *inputs, "--params", two_folds)
     write_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof, "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
+    inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"]]
     found["evaluate"] = measure("-m", "pipeline.stages.evaluate", *inputs, "--params", all_folds)
     shutil.rmtree(at)
     return megapixels, found

@@ -33,7 +33,7 @@ def draw_images(n):
         noisy = np.clip(0.7 * targets + 0.3 * rng.random(targets.shape), 0, 1)
         truths[f"image{i}.label_map"] = label_map
         probabilities[f"image{i}.probabilities"] = np.ascontiguousarray(
-            (noisy * 255).astype(np.uint8).transpose(1, 2, 0)
+            (noisy * 255).astype(np.uint8).transpose(1, 2, 0)[None]
         )
     return probabilities, truths, [f"image{i}" for i in range(n)]
 
@@ -60,7 +60,7 @@ def test_shared_work_counts_as_decoding_anew_does():
     counts = count_candidates(probabilities, truths, image_ids, choices, workers=1)
     anew = [
         [
-            count_matches(truths[f"{i}.label_map"], decode_instances(probabilities[f"{i}.probabilities"], choice))
+            count_matches(truths[f"{i}.label_map"], decode_instances(probabilities[f"{i}.probabilities"][0], choice))
             for choice in choices
         ]
         for i in image_ids

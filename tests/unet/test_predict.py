@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from pipeline.errors import InputError
+from pipeline.nuclei.decoding import average_zooms
 from pipeline.params import PredictParams, VanillaParams
 from pipeline.progress import track
 from pipeline.unet.blocks import SizeRule
@@ -71,8 +72,9 @@ def predict_params(**changes):
 
 
 def predict(model, image, precision="fp32", channels_last=False, **changes):
+    """The mean over zooms (H, W, 3) uint8."""
     models = model if isinstance(model, list) else [model]
-    return predict_probabilities(models, image, predict_params(**changes), CPU, precision, channels_last)
+    return average_zooms(predict_probabilities(models, image, predict_params(**changes), CPU, precision, channels_last))
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,11 +135,27 @@ def test_tiles_of_a_zoomed_image_leave_no_trace(zoom):
     assert np.abs(at_once - in_tiles)[10:-10, 10:-10].max() <= 1
 
 
-def test_zooms_are_averaged_in_bands_of_different_heights():
+def test_each_zoom_is_predicted_as_if_alone():
     image, model = noise(300, 90), blur_model()
-    parts = [predict(model, image, scales=(zoom,)).astype(float) for zoom in (0.5, 1.0, 1.5)]
-    together = predict(model, image, scales=(0.5, 1.0, 1.5))
-    assert np.abs(np.mean(parts, axis=0) - together).max() <= 1.01
+    params = predict_params(scales=(0.5, 1.0, 1.5))
+    together = predict_probabilities([model], image, params, CPU, "fp32", False)
+    assert together.shape == (3, 300, 90, 3)
+    for zoom, part in zip(params.scales, together, strict=True):
+        np.testing.assert_array_equal(part, predict(model, image, scales=(zoom,)))
+
+
+def test_an_image_is_seen_at_its_own_zoom_times_each_of_the_scales():
+    images = [(name, noise(60, 44, seed=number)) for number, name in enumerate("abc")]
+    zooms = {"a": 2.0, "b": 0.5, "c": 2.0}
+    params = predict_params(scales=(1.0, 0.5))
+    predicted = list(
+        predict_images([blur_model()], images, params, CPU, "fp32", False, lambda image_id, _: zooms[image_id])
+    )
+    assert [(each.image_id, each.zoom) for each in predicted] == list(zooms.items())
+    for (name, image), each in zip(images, predicted, strict=True):
+        scales = tuple(zooms[name] * scale for scale in params.scales)
+        alone = predict_probabilities([blur_model()], image, predict_params(scales=scales), CPU, "fp32", False)
+        np.testing.assert_array_equal(each.probabilities, alone)
 
 
 def test_the_zoomed_network_sees_a_zoomed_image():
@@ -165,9 +183,9 @@ def test_images_keep_their_order_and_share_batches():
     model = copier(8)
     params = predict_params(batch=4, tile_px=40, overlap_px=8)
     predicted = list(predict_images([model], iter(images), params, CPU, "fp32", False))
-    assert [image_id for image_id, _ in predicted] == [image_id for image_id, _ in images]
-    for (_, image), (_, output) in zip(images, predicted, strict=True):
-        np.testing.assert_array_equal(output, image)
+    assert [each.image_id for each in predicted] == [image_id for image_id, _ in images]
+    for (_, image), each in zip(images, predicted, strict=True):
+        np.testing.assert_array_equal(each.probabilities[0], image)
     assert model.net.seen[:2] == [(4, 3, 32, 32), (2, 3, 40, 24)]
 
 
@@ -193,7 +211,7 @@ def test_a_large_image_is_let_go_before_its_probabilities_are_worked_on():
             yield str(number), made.pop()
 
     predictions = track(predict_images([copier()], images(), predict_params(), CPU, "fp32", False), "predict", 2)
-    for name, probabilities in predictions:
+    for name, probabilities, _ in predictions:
         assert len(held) == int(name) + 1  # the next is not read yet
         assert held[-1]() is None
         predicted = weakref.ref(probabilities)
@@ -230,8 +248,8 @@ def test_memory_grows_with_the_sides_and_not_with_the_area(scales, monkeypatch):
         monkeypatch.setattr(torch, "zeros", counting)
         tracemalloc.start()
         image = noise(side, side)
-        predict(copier(8), image, scales=scales)
-        peak = tracemalloc.get_traced_memory()[1] - 2 * image.nbytes
+        predict_probabilities([copier(8)], image, predict_params(scales=scales), CPU, "fp32", False)
+        peak = tracemalloc.get_traced_memory()[1] - (1 + len(scales)) * image.nbytes
         tracemalloc.stop()
         return max(held), peak
 

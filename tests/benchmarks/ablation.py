@@ -1,0 +1,268 @@
+"""What each part of the pipeline gives to the score: one lever at a time, on held-out images of a finished run.
+
+`python -m tests.benchmarks.ablation [LEVER ...]` compares, lever by lever, two settings on the same images and writes
+ablation.csv and a table of it: the mean difference of the images' AP and its 95 % interval, with groups resampled. It
+needs the run's folder as `dvc repro` leaves it (its params.yaml, folds/ and data/prepared/). Levers of the second level
+are read from the run's stored out-of-fold predictions; the others predict the images of some folds anew, each with the
+network that never saw them; `trained at one size` trains two short networks of fold 0.
+
+Every setting is cross-fitted: what decodes an image is chosen on other images. Where a lever takes some folds only,
+their groups are dealt into five parts for that.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold
+
+from pipeline.experiments.inference import load_folds, load_models, predict_at, predict_with, store_predictions
+from pipeline.experiments.second_level import find_held_out, store_candidates
+from pipeline.experiments.statistics import paired_bootstrap
+from pipeline.images.dataset import base_zooms
+from pipeline.images.folds import read_folds
+from pipeline.images.store import Pack, open_packs
+from pipeline.images.table import read_table
+from pipeline.nuclei.metric import average_precision, count_matches
+from pipeline.nuclei.tuning import candidates, count_candidates, cross_fit, score_candidates
+from pipeline.params import Params, load_params
+from pipeline.stages.train import load_batches, make_preparation, make_trainer
+from pipeline.unet.checkpoint import Checkpoint, fingerprint
+from pipeline.unet.training import train_model
+from pipeline.unet.weights import save_weights
+from tests.benchmarks.harness import ROOT
+
+SCRATCH = ROOT / ".resume" / "ablation"
+SHORT_STEPS = 500  # of a network that is trained for a lever
+PARTS = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One side of a comparison: what differs from the run's params.yaml, and at which zoom images are seen."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    zoom: str = "stored"  # stored (the run's own predictions), estimated, true or native
+    trained: bool = False  # train a short network of fold 0 with these changes, instead of the run's
+
+
+@dataclass(frozen=True)
+class Lever:
+    """Two settings; `folds` of the run whose images are compared, () for all."""
+
+    what: str
+    without: Setting
+    with_it: Setting
+    folds: tuple[int, ...]
+
+
+_ONE_DECODING = {"select.trees": 0}
+_ONE_LOOK = {"predict.scales": (1.0,), "predict.views": "identity", **_ONE_DECODING}
+_SHORT = {"train.start_crop_px": 96, "train.epochs": 5, "train.steps_per_epoch": SHORT_STEPS // 5}
+
+
+def predicting(zoom: str, **changes: Any) -> Setting:
+    return Setting({**_ONE_LOOK, **{key.replace("__", "."): value for key, value in changes.items()}}, zoom)
+
+
+def stored(**changes: Any) -> Setting:
+    return Setting({key.replace("__", "."): value for key, value in changes.items()})
+
+
+LEVERS = {
+    "second_level": Lever(
+        "nuclei chosen by the second-level model, against one decoding", stored(select__trees=0), stored(), ()
+    ),
+    "zooms": Lever("candidates of three zooms, against one", stored(predict__scales=(1.0,)), stored(), (0, 1)),
+    "thresholds": Lever(
+        "candidates of three mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(), (0, 1)
+    ),
+    "seeds": Lever(
+        "candidates of three seed thresholds, against one", stored(select__seed_threshold=(0.65,)), stored(), (0, 1)
+    ),
+    "drop_doubtful": Lever(
+        "candidates of little worth dropped, against kept", stored(select__min_worth=0.0), stored(), (0, 1)
+    ),
+    "boundary": Lever(
+        "the boundary channel parts seeds, against foreground alone",
+        stored(select__trees=0, decode__boundary_weight=(0.0,)), stored(select__trees=0), (),
+    ),
+    "high_masks": Lever(
+        "mask thresholds up to 0.8 to choose from, against 0.5",
+        stored(select__trees=0, decode__mask_threshold=(0.5,)), stored(select__trees=0), (),
+    ),
+    "mean_of_zooms": Lever(
+        "one decoding of the mean of three zooms, against one zoom",
+        stored(select__trees=0, predict__scales=(1.0,)), stored(select__trees=0), (),
+    ),
+    "size": Lever(
+        "images seen at their estimated size, against their own", predicting("native"), predicting("estimated"), (0, 1)
+    ),
+    "true_size": Lever(
+        "images seen at their true size, against the estimate", predicting("estimated"), predicting("true"), (0, 1)
+    ),
+    "flips": Lever(
+        "four mirrored views averaged, against one",
+        predicting("estimated"), predicting("estimated", predict__views="flips"), (0, 1),
+    ),
+    "d4": Lever(
+        "eight views averaged, against four",
+        predicting("estimated", predict__views="flips"), predicting("estimated", predict__views="d4"), (0, 1),
+    ),
+    "trained_at_one_size": Lever(
+        "a short training at one nucleus size, seen at true sizes, against one at native sizes",
+        Setting({**_ONE_LOOK, **_SHORT, "train.object_diameter_px": 0.0}, "native", trained=True),
+        Setting({**_ONE_LOOK, **_SHORT}, "true", trained=True), (0,),
+    ),
+}  # fmt: skip
+
+
+def change(params: Params, changes: Mapping[str, Any]) -> Params:
+    """Return the parameters with some values changed, `section.key` by value."""
+    content = params.model_dump()
+    for name, value in changes.items():
+        section, key = name.split(".")
+        if key not in content[section]:
+            raise KeyError(name)
+        content[section][key] = value
+    return Params.model_validate(content)
+
+
+class Study:
+    """A finished run's folder, and the settings that were scored on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.params = load_params(root / "params.yaml")
+        self.folds, prepared = root / "folds", root / "data" / "prepared" / "train"
+        self.pack, self.table = Pack(prepared / "images.npz"), read_table(prepared)
+        self.images = read_folds(self.folds / "folds.csv").merge(self.table, on="image_id")
+        self._scored: dict[str, pd.Series] = {}
+
+    def compare(self, name: str) -> dict[str, Any]:
+        """Return a lever's row."""
+        lever = LEVERS[name]
+        first, second = (self.score(setting, lever.folds) for setting in (lever.without, lever.with_it))
+        groups = self.images.set_index("image_id").loc[first.index, "group"]
+        evaluate = self.params.evaluate
+        mean, low, high = paired_bootstrap(first, second.loc[first.index], groups, evaluate.bootstrap, evaluate.seed)
+        return {
+            "lever": name, "what": lever.what, "images": len(first), "without": first.mean(), "with": second.mean(),
+            "difference": mean, "low": low, "high": high,
+            "command": f"python -m tests.benchmarks.ablation {name}",
+        }  # fmt: skip
+
+    def score(self, setting: Setting, folds: tuple[int, ...]) -> pd.Series:
+        """Return the AP of each image of some folds (() for all), by image_id; a setting is scored once."""
+        key = json.dumps([dataclasses.asdict(setting), folds], default=str, sort_keys=True)
+        if key not in self._scored:
+            self._scored[key] = self._score(change(self.params, setting.changes), setting, folds)
+        return self._scored[key]
+
+    def _score(self, params: Params, setting: Setting, folds: tuple[int, ...]) -> pd.Series:
+        images = self.images[self.images["fold"].isin(folds)] if folds else self.images
+        images = images.sort_values("image_id")
+        if setting.zoom == "stored":
+            every = open_packs(self.folds / "oof" / f"{fold}.npz" for fold in self.params.folds.ids)
+            predictions = self._pick_scales(every, images["image_id"].tolist(), params)
+        else:
+            predictions = self._predict(params, setting, images)
+        parts = images["fold"].to_numpy()
+        if folds:
+            dealt = GroupKFold(PARTS).split(images, groups=images["group"])
+            parts = np.zeros(len(images), int)
+            for part, (_, held_out) in enumerate(dealt):
+                parts[held_out] = part
+        return self._evaluate(params, predictions, images["image_id"].tolist(), parts)
+
+    def _pick_scales(self, every: Mapping[str, Any], names: Sequence[str], params: Params) -> Mapping[str, Any]:
+        kept = [self.params.predict.scales.index(scale) for scale in params.predict.scales]
+        if len(kept) == len(self.params.predict.scales):
+            return every
+        picked = {f"{name}.probabilities": every[f"{name}.probabilities"][kept] for name in names}
+        return picked | {f"{name}.zoom": every[f"{name}.zoom"] for name in names}
+
+    def _predict(self, params: Params, setting: Setting, images: pd.DataFrame) -> Mapping[str, Any]:
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        object_px = self.params.train.object_diameter_px
+        zooms = base_zooms(images["median_area_px"].to_numpy(float), object_px if setting.zoom == "true" else 0.0)
+        zoom_of = dict(zip(images["image_id"], zooms.tolist(), strict=True))
+        packs = []
+        for fold, own in images.groupby("fold"):
+            pairs = ((name, self.pack[f"{name}.image"]) for name in own["image_id"])
+            weights = self._train(params, int(fold)) if setting.trained else self.folds / "weights"
+            if setting.zoom == "estimated":
+                predicted = predict_with(load_folds(weights, self.folds / "sizes", [int(fold)], params), pairs, params)
+            else:
+                models = load_models(weights, [int(fold)], params)
+                predicted = predict_at(models, pairs, params, lambda name, _: zoom_of[name])
+            path = Path(tempfile.mkstemp(dir=SCRATCH, suffix=".npz")[1])
+            store_predictions(path, predicted)
+            packs.append(path)
+        return open_packs(packs)
+
+    def _train(self, params: Params, fold: int) -> Path:
+        """Train a short network of a fold, or take it from the last time, and return its weights' folder."""
+        sections = ("contrast", "unet", "targets", "loss", "augment", "train")
+        key = fingerprint({name: getattr(params, name).model_dump() for name in sections} | {"fold": fold})
+        folder = SCRATCH / key
+        if not (folder / f"{fold}.safetensors").is_file():
+            trainer = make_trainer(fold, params)
+            table = self.table[~self.table["image_id"].isin(self.images.loc[self.images["fold"] == fold, "image_id"])]
+            train_model(
+                trainer,
+                lambda step: load_batches(self.pack, table, trainer, params, step),
+                make_preparation(params),
+                Checkpoint(folder / "checkpoint"),
+                lambda _, __: {},
+                60.0,
+                "short training",
+            )
+            save_weights(trainer.ema, folder / f"{fold}.safetensors", {})
+        return folder
+
+    def _evaluate(self, params: Params, predictions: Mapping[str, Any], names: list[str], parts: Any) -> pd.Series:
+        """Return the cross-fitted AP of each image, as the stage `evaluate` finds it."""
+        choices = candidates(params.decode)
+        counts = count_candidates(predictions, self.pack, names, choices, params.decode.workers)
+        fit = cross_fit(score_candidates(counts), parts)
+        path = Path(tempfile.mkstemp(dir=SCRATCH, suffix=".npz")[1])
+        store_candidates(path, predictions, self.pack, names, params)
+        decodings = {part: choices[index] for part, index in fit.on_others.items()}
+        part_of = dict(zip(names, parts.tolist(), strict=True))
+        found = find_held_out(Pack(path), predictions, part_of, decodings, params)
+        scores = {
+            name: average_precision(count_matches(self.pack[f"{name}.label_map"], label_map)).mean()
+            for name, label_map in found
+        }
+        return pd.Series(scores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("levers", nargs="*", metavar="LEVER", choices=[*LEVERS, []], help=", ".join(LEVERS))
+    parser.add_argument("--run", type=Path, default=ROOT, metavar="DIR", help="checkout of the run; default: this one")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), metavar="CSV")
+    arguments = parser.parse_args()
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    study = Study(arguments.run)
+    known = pd.read_csv(arguments.out).set_index("lever") if arguments.out.is_file() else pd.DataFrame()
+    for name in arguments.levers or LEVERS:
+        begin = time.monotonic()
+        row = study.compare(name)
+        print(f"{name}: {row['difference']:+.4f} ({row['low']:+.4f} .. {row['high']:+.4f}), {row['without']:.4f} -> "
+              f"{row['with']:.4f} on {row['images']} images, {time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
+        known = pd.concat([known.drop(index=name, errors="ignore"), pd.DataFrame([row]).set_index("lever")])
+        kept = known.loc[[lever for lever in LEVERS if lever in known.index]]
+        kept.round(4).to_csv(arguments.out, lineterminator="\n")
+
+
+if __name__ == "__main__":
+    main()

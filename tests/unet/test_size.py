@@ -1,0 +1,91 @@
+"""Size readers: they find the size of discs on whatever zoom, and survive the disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.params import SizeParams, VanillaParams
+from pipeline.unet.model import build_model
+from pipeline.unet.size import SizeReader, extract_features, find_zoom, fit_reader, load_reader, save_reader
+
+PARAMS = SizeParams(window_px=96, octaves=1.5, looks=7, steps=2, scales=(0.8, 1.0, 1.25), min_zoom=0.2, max_zoom=4.0)
+OBJECT_PX = 14.0
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    params = VanillaParams(name="vanilla", depth=4, width=8, padding="same", upsampling="nearest", dropout=0.0)
+    return build_model(params).eval()
+
+
+def draw_discs(diameter_px, seed, shape=(150, 170)):
+    """An image of discs of one diameter on a grid, with noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(shape)
+    pitch = 1.6 * diameter_px
+    top, left = rng.uniform(0, 9, 2)
+    row, column = (rows + top) % pitch - pitch / 2, (columns + left) % pitch - pitch / 2
+    image = np.where(np.hypot(row, column) <= diameter_px / 2, 180.0, 30.0) + rng.normal(0, 5, shape)
+    return np.repeat(image.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.fixture(scope="module")
+def reader(model):
+    sizes = np.geomspace(7, 30, 16)
+    images = [(draw_discs(size, number), float(size)) for number, size in enumerate(sizes)]
+    return fit_reader(model, images, OBJECT_PX, PARAMS, "fp32")
+
+
+@pytest.mark.parametrize("diameter_px", [8.5, 13.0, 19.0, 27.0])
+def test_the_zoom_brings_unseen_discs_to_the_wanted_size(model, reader, diameter_px):
+    zoom = find_zoom([model], [reader], draw_discs(diameter_px, 100), OBJECT_PX, PARAMS, "fp32")
+    assert abs(np.log2(zoom * diameter_px / OBJECT_PX)) < 0.35
+    # In eighths of an octave.
+    assert np.log2(zoom) * 8 == pytest.approx(round(np.log2(zoom) * 8))
+
+
+def test_the_median_network_decides(model):
+    image = draw_discs(14, 0)
+    features = len(extract_features(model, image, 1.0, 96, "fp32"))
+    # Readers that name a size whatever they see: 4, 2 and 1 octaves below the wanted one; a look at a zoom sees it too.
+    readers = [SizeReader(np.zeros(features), np.log2(OBJECT_PX) - octaves) for octaves in (4, 1, 2)]
+    one = PARAMS.model_copy(update={"steps": 0, "scales": (1.0,)})
+    assert find_zoom([model] * 3, readers, image, OBJECT_PX, one, "fp32") == 4.0
+    assert find_zoom([model], readers[1:2], image, OBJECT_PX, one, "fp32") == 2.0
+    assert find_zoom([model], readers[:1], image, OBJECT_PX, one, "fp32") == PARAMS.max_zoom
+
+
+def test_without_a_wanted_size_images_are_seen_as_they_are(model):
+    assert find_zoom([model], [SizeReader(np.zeros(0), 0.0)], draw_discs(9, 0), 0.0, PARAMS, "fp32") == 1.0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (150, 31)])
+def test_images_of_any_size_have_features(model, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for zoom in (0.2, 1.0, 4.0):
+        features = extract_features(model, image, zoom, 96, "fp32")
+        assert features.shape == (2 * (32 + 64),)
+        assert np.isfinite(features).all()
+
+
+def test_a_reader_survives_the_disk(reader, tmp_path):
+    save_reader(reader, tmp_path / "0.safetensors")
+    loaded = load_reader(tmp_path / "0.safetensors")
+    np.testing.assert_array_equal(loaded.weight, reader.weight)
+    assert loaded.bias == reader.bias
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a tensor"])
+def test_a_damaged_reader_is_named(tmp_path, content):
+    path = tmp_path / "0.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"0\.safetensors.*stage `size`"):
+        load_reader(path)
+
+
+def test_nothing_to_fit_on_is_refused(model):
+    with pytest.raises(InputError, match="no training image"):
+        fit_reader(model, [], OBJECT_PX, PARAMS, "fp32")
