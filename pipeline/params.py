@@ -248,6 +248,9 @@ class EvaluateParams(Section):
 
     bootstrap: Natural  # resamples of groups
     seed: Seed
+    # The score that images of an acquisition lose which training lacks, and how that differs between acquisitions.
+    unseen_drop: Share
+    unseen_drop_std: Share
 
 
 class Params(Section):

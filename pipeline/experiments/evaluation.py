@@ -17,10 +17,6 @@ from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precisio
 from pipeline.nuclei.tuning import CrossFit
 from pipeline.params import EvaluateParams, Params
 
-_NORMAL_95 = 1.96  # standard deviations on each side that hold 95 %
-# An interval by resampling groups needs two of them.
-_LEAST_GROUPS = 2
-
 AP_COLUMNS = [f"ap{percent}" for percent in THRESHOLDS_PERCENT]
 
 
@@ -74,32 +70,6 @@ def describe_decoding(choices: Sequence[Decoding], fit: CrossFit) -> dict[str, A
     """Return the chosen decoding parameters, as `decoding.json` holds them: on all folds, and for each fold."""
     folds = {str(fold): asdict(choices[index]) for fold, index in fit.on_others.items()}
     return {"all": asdict(choices[fit.on_all]), "folds": folds}
-
-
-def expect_leaderboard(
-    scores: pd.DataFrame, test_types: pd.Series, params: EvaluateParams
-) -> tuple[float, float, float]:
-    """Return the score to expect on the test set, and a 95 % interval: the CV, reweighted to the test's image types.
-
-    The types are found from the images alone. A type that training lacks counts as the mean of the others; where the
-    others are one single group, the plain CV is expected. The interval says how well this mean is known from these
-    images, and what chance does to the mean of so few test images; it does not cover acquisitions that look like none
-    of them.
-
-    Source: post-stratification; Holt & Smith, Journal of the Royal Statistical Society A 142 (1979) 33.
-    """
-    share = test_types[test_types.isin(scores["image_type"])].value_counts(normalize=True)
-    used = scores[scores["image_type"].isin(share.index)]
-    have = used["image_type"].value_counts(normalize=True)
-    weights = used["image_type"].map(share / have).to_numpy(float)
-    if used["group"].nunique() < _LEAST_GROUPS:
-        used, weights = scores, np.ones(len(scores))
-    low, high = bootstrap_interval(used["ap"], used["group"], params.bootstrap, params.seed, weights)
-    expected = float(np.average(used["ap"], weights=weights))
-    variance = float(np.average((used["ap"] - expected) ** 2, weights=weights))
-    by_chance = _NORMAL_95 * np.sqrt(variance / max(len(test_types), 1))
-    reach = float(np.hypot((high - low) / 2, by_chance))
-    return expected, max(0.0, expected - reach), min(1.0, expected + reach)
 
 
 def format_fold_table(scores: pd.DataFrame, summary: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.experiments.expectation import Expectation
 from pipeline.files import sha256_of
 from pipeline.params import Params
 
@@ -27,7 +28,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 def make_run_card(
     params: Params,
     cv: dict[str, Any],
-    expected: tuple[float, float, float],
+    expected: Expectation,
     lb_map: float | None,
     wall_s: float | None,
     device: str,
@@ -39,20 +40,21 @@ def make_run_card(
     Args:
         params: of the run.
         cv: the summary of the cross-validation.
-        expected: score to expect on the test set, and its interval.
+        expected: score to expect on the test set.
         lb_map: the test set's score, or None where the truth is not known.
         wall_s: seconds that the stages before this one took when they last ran; None where not recorded.
         device: where the networks ran.
         files: archives and weights; their SHA-256 goes into the card under their names.
         encoder_weights: source and digest of the pretrained encoder.
     """
-    expected_lb, low, high = expected
     return {
         "cv_map": cv["cv_map"],
         "cv_std": cv["cv_std"],
-        "expected_lb": expected_lb,
-        "expected_lb_low": low,
-        "expected_lb_high": high,
+        "cv_reweighted": expected.reweighted,
+        "unseen_share": expected.unseen_share,
+        "expected_lb": expected.expected,
+        "expected_lb_low": expected.low,
+        "expected_lb_high": expected.high,
         "lb_map": lb_map,
         "wall_s": wall_s,
         "seed": params.train.seed,

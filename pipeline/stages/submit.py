@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.experiments.evaluation import expect_leaderboard
+from pipeline.experiments.expectation import expect_leaderboard
 from pipeline.experiments.instances import find_nuclei, load_finder
 from pipeline.experiments.run_card import make_run_card
 from pipeline.experiments.runs import read_scores
@@ -21,6 +21,7 @@ from pipeline.unet.weights import read_metadata
 
 def main(
     archives: Path,
+    trained: Path,
     prepared: Path,
     probabilities: Path,
     decoding: Path,
@@ -48,7 +49,7 @@ def main(
     content = make_run_card(
         params,
         read_json(summary),
-        expect_leaderboard(read_scores(scores), table["image_type"], params.evaluate),
+        expect_leaderboard(read_scores(scores), read_table(trained), table, params.evaluate),
         lb_map,
         read_seconds(journal, params.folds.ids),
         str(select_device(params.train.device)),

@@ -136,6 +136,11 @@ def change(params: Params, changes: Mapping[str, Any]) -> Params:
     return Params.model_validate(content)
 
 
+def name_acquisitions(images: pd.DataFrame) -> pd.Series:
+    """Return what an image's acquisition is called: its type and the size of its frame."""
+    return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)
+
+
 class Study:
     """A finished run's folder, and the settings that were scored on it."""
 
@@ -144,6 +149,7 @@ class Study:
         self.folds, prepared = root / "folds", root / "data" / "prepared" / "train"
         self.pack, self.table = Pack(prepared / "images.npz"), read_table(prepared)
         self.images = read_folds(self.folds / "folds.csv").merge(self.table, on="image_id")
+        self.images["acquisition"] = name_acquisitions(self.images)
         self._scored: dict[str, pd.Series] = {}
 
     def compare(self, name: str) -> dict[str, Any]:
@@ -197,7 +203,7 @@ class Study:
         packs = []
         for fold, own in images.groupby("fold"):
             pairs = ((name, self.pack[f"{name}.image"]) for name in own["image_id"])
-            weights = self._train(params, int(fold)) if setting.trained else self.folds / "weights"
+            weights = self.train(params, int(fold), ()) if setting.trained else self.folds / "weights"
             if setting.zoom == "estimated":
                 predicted = predict_with(load_folds(weights, self.folds / "sizes", [int(fold)], params), pairs, params)
             else:
@@ -208,14 +214,19 @@ class Study:
             packs.append(path)
         return open_packs(packs)
 
-    def _train(self, params: Params, fold: int) -> Path:
-        """Train a short network of a fold, or take it from the last time, and return its weights' folder."""
+    def train(self, params: Params, fold: int, without: tuple[str, ...]) -> Path:
+        """Train a network of a fold without some acquisitions, or take it from the last time.
+
+        Returns:
+            the folder of its weights.
+        """
         sections = ("contrast", "unet", "targets", "loss", "augment", "train")
-        key = fingerprint({name: getattr(params, name).model_dump() for name in sections} | {"fold": fold})
-        folder = SCRATCH / key
+        key = {name: getattr(params, name).model_dump() for name in sections} | {"fold": fold, "without": without}
+        folder = SCRATCH / fingerprint(key)
         if not (folder / f"{fold}.safetensors").is_file():
             trainer = make_trainer(fold, params)
-            table = self.table[~self.table["image_id"].isin(self.images.loc[self.images["fold"] == fold, "image_id"])]
+            used = self.images[(self.images["fold"] != fold) & ~self.images["acquisition"].isin(without)]
+            table = self.table[self.table["image_id"].isin(used["image_id"])]
             train_model(
                 trainer,
                 lambda step: load_batches(self.pack, table, trainer, params, step),

@@ -79,7 +79,7 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
     predict_test.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
-        archives, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights, submission, card,
+        archives, train_split, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights, submission, card,
         out / "seconds", params,
     )  # fmt: skip
     report.main(
