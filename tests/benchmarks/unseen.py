@@ -76,8 +76,10 @@ def main() -> None:
     table["drop"] = table["seen"] - table["unseen"]
     table.round(4).to_csv(Path(__file__).with_suffix(".csv"), lineterminator="\n")
     print(table.round(3).to_string())
-    print(f"mean drop {table['drop'].mean():.3f}, from one acquisition to the next +- {np.std(table['drop'], ddof=1):.3f}; "
-          f"{time.monotonic() - begin:.0f} s")  # fmt: skip
+    print(
+        f"mean drop {table['drop'].mean():.3f}, from one acquisition to the next +- {np.std(table['drop'], ddof=1):.3f}"
+    )
+    print(f"{time.monotonic() - begin:.0f} s")
 
 
 if __name__ == "__main__":

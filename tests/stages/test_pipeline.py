@@ -79,8 +79,8 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
     predict_test.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
-        archives, train_split, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights, submission, card,
-        out / "seconds", params,
+        archives, train_split, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights,
+        submission, card, out / "seconds", params,
     )  # fmt: skip
     report.main(
         train_split,
