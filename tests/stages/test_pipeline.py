@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,13 @@ import tifffile
 import yaml
 
 from pipeline.errors import InputError
+from pipeline.experiments.instances import load_finder
 from pipeline.experiments.segment import segment_files
 from pipeline.images.archive import index_archive, open_archive
 from pipeline.images.store import Pack
-from pipeline.nuclei.submission import score_submission, validate_submission
+from pipeline.nuclei.candidates import FEATURES
+from pipeline.nuclei.metric import score
+from pipeline.nuclei.submission import read_label_maps, score_submission, validate_submission
 from pipeline.params import Params, load_params
 from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, size, submit, train
 
@@ -126,6 +130,50 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
         held_out = set(table.loc[table["fold"] == fold, "image_id"])
         pack = Pack(run / "oof" / f"{fold}.npz")
         assert set(pack) == {f"{name}.{part}" for name in held_out for part in ("probabilities", "zoom")}
+
+
+def evaluate_again(run: Path, out: Path, params: Params) -> dict[str, Any]:
+    """Evaluate a run's predictions with other parameters, and return its cv.json."""
+    names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv")
+    evaluate.main(run / "train", run / "folds.csv", run / "oof", *(out / name for name in names), params)
+    return json.loads((out / "cv.json").read_text())
+
+
+def test_the_held_out_nuclei_are_those_that_were_scored(run: Path) -> None:
+    scores = pd.read_csv(run / "scores.csv").set_index("image_id")["ap"]
+    truths = Pack(run / "train" / "images.npz")
+    shapes = {name: truths[f"{name}.label_map"].shape for name in scores.index}
+    for image_id, label_map in read_label_maps(run / "oof.csv", shapes):
+        assert score(truths[f"{image_id}.label_map"], label_map) == pytest.approx(scores[image_id], abs=1e-6)
+
+
+def test_candidates_are_stored_with_their_worth_for_every_image(run: Path) -> None:
+    pack, table = Pack(run / "candidates.npz"), pd.read_csv(run / "folds.csv")
+    for image_id in table["image_id"]:
+        features, worth = pack[f"{image_id}.features"], pack[f"{image_id}.worth"]
+        assert features.shape == (len(worth), len(FEATURES))
+        assert ((worth >= 0) & (worth <= 1)).all()
+
+
+@pytest.mark.parametrize("changes", [{"select__trees": 0}, {"select__max_pixels": 1}])
+def test_without_candidates_one_decoding_finds_the_nuclei(run: Path, tmp_path: Path, changes: dict[str, int]) -> None:
+    cv = evaluate_again(run, tmp_path, tiny_params(**changes))
+    assert cv["cv_map"] == pytest.approx(cv["one_decoding_map"])
+    finder = load_finder(tmp_path / "decoding.json", tmp_path / "candidates.npz", tiny_params(**changes))
+    assert finder.model is None
+    assert finder.find(np.zeros((3, 20, 30, 3), np.uint8), 1.0).shape == (20, 30)
+
+
+def test_how_well_sizes_were_estimated_is_reported(run: Path) -> None:
+    cv = json.loads((run / "cv.json").read_text())
+    assert 0 <= cv["size_error_octaves"] <= cv["size_error_octaves_p90"]
+
+
+def test_native_sizes_need_no_estimate(archives: Path, tmp_path: Path) -> None:
+    run_chain(archives, tmp_path, tiny_params(train__object_diameter_px=0.0))
+    assert "size_error_octaves" not in json.loads((tmp_path / "cv.json").read_text())
+    pack = Pack(tmp_path / "probabilities.npz")
+    assert {float(pack[name]) for name in pack if name.endswith(".zoom")} == {1.0}
 
 
 def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
