@@ -198,6 +198,12 @@ class SizeParams(Section):
     min_zoom: Positive
     max_zoom: Positive
 
+    @model_validator(mode="after")
+    def _zooms_in_order(self) -> "SizeParams":
+        if self.min_zoom > self.max_zoom:
+            raise ValueError(f"size.min_zoom is {self.min_zoom}; make it at most max_zoom, {self.max_zoom}")
+        return self
+
 
 class PredictParams(Section):
     """One function predicts held-out folds and the test set."""
@@ -239,7 +245,7 @@ class SelectParams(Section):
     leaves: Annotated[int, Field(ge=2)]
     leaf_candidates: Natural  # at least so many candidates in a leaf
     min_worth: Share  # candidates that are predicted to pass a smaller share of the ten thresholds are dropped
-    max_overlap: Share  # of a candidate with better ones; beyond it is dropped
+    max_overlap: Annotated[float, Field(ge=0, lt=1)]  # of a candidate with better ones; with more it is dropped
     seed: Seed
 
 

@@ -61,8 +61,8 @@ def describe_sizes(images: pd.DataFrame, zooms: Mapping[str, float], params: Par
     if params.train.object_diameter_px == 0 or has_nuclei.empty:
         return {}
     true_px = 2 * np.sqrt(has_nuclei["median_area_px"].to_numpy(float) / np.pi)
-    estimated_px = params.train.object_diameter_px / has_nuclei["image_id"].map(zooms).to_numpy(float)
-    error = np.abs(np.log2(estimated_px / true_px))
+    wanted = (params.train.object_diameter_px / true_px).clip(params.size.min_zoom, params.size.max_zoom)
+    error = np.abs(np.log2(has_nuclei["image_id"].map(zooms).to_numpy(float) / wanted))
     return {"size_error_octaves": float(np.median(error)), "size_error_octaves_p90": float(np.quantile(error, 0.9))}
 
 

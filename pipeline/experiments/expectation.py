@@ -40,9 +40,10 @@ def expect_leaderboard(
     """Return the CV, reweighted to the test's image types, less what is lost on acquisitions that training lacks.
 
     An acquisition is told by its image type and frame size, both found from the images. A type that training lacks
-    counts as the mean of the others; where the others are one single group, the plain CV is reweighted to nothing. The
+    counts as the mean of the others; where those are fewer than two groups of images, the plain CV is taken. The
     interval covers how well the CV is known from these images, what chance does to the mean of so few test images, and
-    how much the drop differs from one acquisition to the next.
+    how much the drop differs from one acquisition to the next. It does not cover that the second-level model learnt
+    from single networks and rates the mean of several.
 
     Args:
         scores: image_id, group, image_type and ap of the cross-validation.
@@ -62,16 +63,16 @@ def expect_leaderboard(
     reweighted = float(np.average(used["ap"], weights=weights))
     variance = float(np.average((used["ap"] - reweighted) ** 2, weights=weights))
     by_chance = _NORMAL_95 * np.sqrt(variance / max(len(test), 1))
-    unseen = test[~_name_acquisitions(test).isin(_name_acquisitions(train))]
+    unseen = test[~name_acquisitions(test).isin(name_acquisitions(train))]
     unseen_share = len(unseen) / max(len(test), 1)
-    acquisitions = max(1, _name_acquisitions(unseen).nunique())
+    acquisitions = max(1, name_acquisitions(unseen).nunique())
     by_acquisition = _NORMAL_95 * unseen_share * params.unseen_drop_std / np.sqrt(acquisitions)
     expected = reweighted - unseen_share * params.unseen_drop
     reach = float(np.sqrt(((high - low) / 2) ** 2 + by_chance**2 + by_acquisition**2))
-    low, high = max(0.0, expected - reach), min(1.0, expected + reach)
-    return Expectation(max(0.0, expected), low, high, reweighted, unseen_share)
+    bounds = np.clip([expected, expected - reach, expected + reach], 0, 1).tolist()
+    return Expectation(*bounds, reweighted, unseen_share)
 
 
-def _name_acquisitions(images: pd.DataFrame) -> pd.Series:
-    """Return image type, height and width as one text per image."""
-    return images["image_type"] + " " + images["height"].astype(str) + " " + images["width"].astype(str)
+def name_acquisitions(images: pd.DataFrame) -> pd.Series:
+    """Return what each image's acquisition is called, such as `fluorescence 256x320`: its type and frame size."""
+    return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)

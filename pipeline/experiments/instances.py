@@ -38,6 +38,18 @@ def read_decodings(path: Path) -> dict[str, Decoding]:
         raise InputError(f"{path}: no decoding parameters ({error}); run the stage `evaluate` again") from error
 
 
+def read_prediction(predictions: Arrays, image_id: str) -> tuple[NDArray[np.uint8], float]:
+    """Return the probabilities (S, H, W, 3) and the zoom of an image, as `store_predictions` wrote them.
+
+    Raises:
+        InputError: the image was not predicted.
+    """
+    try:
+        return predictions[f"{image_id}.probabilities"], float(predictions[f"{image_id}.zoom"])
+    except KeyError as error:
+        raise InputError(f"image {image_id}: it has no prediction; run the stage that predicts it again") from error
+
+
 def candidates_of(probabilities: NDArray[np.uint8], zoom: float, params: Params) -> Candidates | None:
     """Return the candidates of an image, or None where one decoding is to find its nuclei.
 
@@ -87,6 +99,8 @@ def fit_on(pack: Arrays, image_ids: Sequence[str], params: Params) -> HistGradie
     Raises:
         InputError: the candidates have other features than this code measures.
     """
+    if params.select.trees == 0:
+        return None
     features = [pack[f"{name}.features"] for name in image_ids]
     if not any(map(len, features)):
         return None
@@ -102,7 +116,7 @@ def find_nuclei(
 ) -> Iterator[tuple[str, NDArray[np.int32]]]:
     """Yield (image_id, label_map (H, W) int32) of stored predictions."""
     # The array travels, not the pack: opening one again for each image would read its whole directory.
-    jobs = ((finder, predictions[f"{name}.probabilities"], float(predictions[f"{name}.zoom"])) for name in image_ids)
+    jobs = ((finder, *read_prediction(predictions, name)) for name in image_ids)
     return zip(image_ids, map_in_order(_find_job, jobs, workers), strict=True)
 
 

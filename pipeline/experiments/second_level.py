@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.experiments.instances import Arrays, candidates_of, fit_on
+from pipeline.experiments.instances import Arrays, candidates_of, fit_on, read_prediction
 from pipeline.files import atomic_path
 from pipeline.images.store import Pack, PackWriter
 from pipeline.nuclei.candidates import Candidates
@@ -28,13 +28,11 @@ def store_candidates(path: Path, predictions: Arrays, truths: Arrays, image_ids:
     For each image `<image_id>.features`, `.runs`, `.ends` and `.shape` as in `Candidates`, and `.worth` (n,) float32.
     Images that are left to one decoding have no entries; with `select.trees` 0 the pack is empty.
     """
-    jobs = (
-        (predictions[f"{name}.probabilities"], float(predictions[f"{name}.zoom"]), truths[f"{name}.label_map"], params)
-        for name in (image_ids if params.select.trees else ())
-    )
-    found = track(map_in_order(_rate_job, jobs, params.decode.workers), "find candidates", total=len(image_ids))
+    names = list(image_ids) if params.select.trees else []
+    jobs = ((*read_prediction(predictions, name), truths[f"{name}.label_map"], params) for name in names)
+    found = track(map_in_order(_rate_job, jobs, params.decode.workers), "find candidates", total=len(names))
     with atomic_path(path) as partial, PackWriter(partial) as pack:
-        for image_id, arrays in zip(image_ids, found, strict=bool(params.select.trees)):
+        for image_id, arrays in zip(names, found, strict=True):
             for name, array in arrays.items():
                 pack.add(f"{image_id}.{name}", array)
 
@@ -67,7 +65,8 @@ def find_held_out(
     for image_id, fold in folds.items():
         model = models[fold]
         if model is None or f"{image_id}.worth" not in candidates:
-            yield image_id, decode_instances(average_zooms(predictions[f"{image_id}.probabilities"]), decodings[fold])
+            probabilities, _ = read_prediction(predictions, image_id)
+            yield image_id, decode_instances(average_zooms(probabilities), decodings[fold])
             continue
         stored = Candidates(*(candidates[f"{image_id}.{name}"] for name in ("features", "runs", "ends", "shape")))
         yield image_id, choose_set(stored, rate_candidates(model, stored), params.select)

@@ -47,7 +47,8 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
         InputError: there is no trained run, two images have one name, or a file is no image.
     """
     decoding_path = folds / "decoding.json"
-    if not decoding_path.is_file() or not (folds / "weights").is_dir():
+    needed = ("weights", "sizes", "candidates.npz", "decoding.json")
+    if not all((folds / name).exists() for name in needed):
         raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
     params = load_params(params_path)
     names = [path.stem for path in paths]

@@ -175,8 +175,8 @@ def _describe(
     """Describe the nuclei 1..n of a label map.
 
     Returns:
-        features (n, F) float32; keys (n, 3) int64 that differ where pixels differ: the area, and the sums of positions
-        and of their squares; the pixels of each nucleus.
+        features (n, F) float32; keys (n, 3) int64, which all but surely differ where pixels differ: the area, and the
+        sums of positions and of their squares; the pixels of each nucleus.
     """
     position = np.flatnonzero(label_map)
     ids = label_map.ravel()[position] - 1

@@ -98,8 +98,14 @@ def average_zooms(probabilities: NDArray[Any]) -> NDArray[Any]:
         raise InputError(f"probabilities are {probabilities.shape}; give (zooms, H, W, 3) with at least one zoom")
     if len(probabilities) == 1:
         return probabilities[0]
-    mean: NDArray[np.float32] = probabilities.mean(axis=0, dtype=np.float32)
-    return mean.round().astype(np.uint8) if probabilities.dtype == np.uint8 else mean
+    is_bytes = probabilities.dtype == np.uint8
+    average = np.empty(probabilities.shape[1:], np.uint8 if is_bytes else np.float32)
+    # In strips: between bytes and bytes, a large image would be four times as large.
+    rows = max(1, STRIP_PX // max(1, probabilities.shape[2]))
+    for top in range(0, len(average), rows):
+        strip = probabilities[:, top : top + rows].mean(axis=0, dtype=np.float32)
+        average[top : top + rows] = strip.round() if is_bytes else strip
+    return average
 
 
 def scale_probabilities(probabilities: NDArray[Any]) -> NDArray[np.float32]:

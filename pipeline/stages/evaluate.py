@@ -11,13 +11,14 @@ from pipeline.experiments.evaluation import (
     summarize_scores,
     tabulate_scores,
 )
+from pipeline.experiments.instances import read_prediction
 from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.files import write_json, write_text
 from pipeline.images.folds import check_folds, read_folds
 from pipeline.images.store import Pack, open_packs
 from pipeline.images.table import read_table
 from pipeline.nuclei.metric import count_matches
-from pipeline.nuclei.submission import write_submission
+from pipeline.nuclei.submission import read_label_maps, write_submission
 from pipeline.nuclei.tuning import candidates as list_candidates
 from pipeline.nuclei.tuning import count_candidates, cross_fit, score_candidates
 from pipeline.params import Params
@@ -37,9 +38,9 @@ def main(
     params: Params,
 ) -> None:
     """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
-    table = read_table(prepared)
-    images = read_folds(folds).merge(table[["image_id", "image_type", "median_area_px"]], on="image_id", how="left")
-    check_folds(read_folds(folds), table["image_id"].tolist(), None, params.folds.ids)
+    table, fold_table = read_table(prepared), read_folds(folds)
+    check_folds(fold_table, table["image_id"].tolist(), None, params.folds.ids)
+    images = fold_table.merge(table[["image_id", "image_type", "median_area_px"]], on="image_id", how="left")
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
     predictions, truths = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids), Pack(prepared / "images.npz")
     choices, image_ids = list_candidates(params.decode), images["image_id"].tolist()
@@ -51,19 +52,13 @@ def main(
     by_fold = {fold: choices[index] for fold, index in fit.on_others.items()}
     fold_of = dict(zip(image_ids, images["fold"].tolist(), strict=True))
     found = find_held_out(Pack(candidates), predictions, fold_of, by_fold, params)
-    matches = {}
-
-    def count_and_pass():  # type: ignore[no-untyped-def]
-        for image_id, label_map in track(found, "choose nuclei", len(image_ids)):
-            matches[image_id] = count_matches(truths[f"{image_id}.label_map"], label_map)
-            yield image_id, label_map
-
-    write_submission(nuclei, count_and_pass())
-    fitted = [matches[image_id] for image_id in image_ids]
+    write_submission(nuclei, track(found, "choose nuclei", len(image_ids)))
+    shapes = {name: truths[f"{name}.label_map"].shape for name in image_ids}
+    fitted = [count_matches(truths[f"{name}.label_map"], seen) for name, seen in read_label_maps(nuclei, shapes)]
     scored = tabulate_scores(images, fitted)
     cv = summarize_scores(scored, fitted, params.evaluate)
     cv["one_decoding_map"] = float(tabulate_scores(images, decoded)["ap"].mean())
-    cv |= describe_sizes(images, {name: float(predictions[f"{name}.zoom"]) for name in image_ids}, params)
+    cv |= describe_sizes(images, {name: read_prediction(predictions, name)[1] for name in image_ids}, params)
     write_text(scores, scored.round(6).to_csv(index=False, lineterminator="\n"))
     write_json(decoding, describe_decoding(choices, fit))
     write_json(summary, cv)

@@ -53,7 +53,8 @@ def main(
         lb_map,
         read_seconds(journal, params.folds.ids),
         str(select_device(params.train.device)),
-        [archives / name for name in (params.data.train, params.data.test, params.data.solution)] + weight_files,
+        [archives / name for name in (params.data.train, params.data.test, params.data.solution)]
+        + [*weight_files, candidates],
         {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")},
     )
     write_json(card, content)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
@@ -37,7 +38,8 @@ Features = NDArray[np.float32]
 
 # Zooms are rounded to eighths of an octave, 9 %, less than the estimate's error: images of one zoom share batches.
 _STEPS_PER_OCTAVE = 8
-_PENALTIES = np.logspace(0, 5, 11)  # of the ridge, chosen by leave-one-out
+_PENALTIES = np.logspace(0, 5, 11)  # of the ridge, chosen by cross-validation over images
+_FOLDS = 5  # of that cross-validation
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,15 @@ class SizeReader:
     bias: float
 
     def read(self, features: Features) -> float:
-        """Return log2 of the median nucleus diameter, in px of the image that `features` (F,) were taken of."""
+        """Return log2 of the median nucleus diameter, in px of the image that `features` (F,) were taken of.
+
+        Raises:
+            InputError: the features are of another network.
+        """
+        if features.shape != self.weight.shape:
+            raise InputError(
+                f"a size reader of {self.weight.size} features, and a network of {features.size}; run the stage `size`"
+            )
         return float(features.astype(np.float64) @ self.weight) + self.bias
 
 
@@ -60,7 +70,7 @@ def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px
         model: in `eval` mode, on its device.
         image: (H, W, 3) uint8 RGB, its brightness stretched.
         zoom: the network sees the image's middle this many times larger.
-        window_px: the longest side of what it sees.
+        window_px: the longest side of what it sees, before it is rounded up to what the network takes.
         precision: `bf16` or `fp32`.
     """
     source_px = math.ceil(window_px / zoom)
@@ -106,7 +116,7 @@ def fit_reader(
     Raises:
         InputError: there is no image.
     """
-    rows, targets = [], []
+    rows, targets, image_of = [], [], []
     for number, (image, diameter_px) in enumerate(images):
         # Halves of a step apart from image to image, so that the whole range is covered.
         offset = (number % 2) / 2 - 0.25
@@ -114,12 +124,16 @@ def fit_reader(
             zoom = float(np.clip(object_px / diameter_px * 2**octaves, params.min_zoom, params.max_zoom))
             rows.append(extract_features(model, image, zoom, params.window_px, precision))
             targets.append(math.log2(diameter_px * zoom))
+            image_of.append(number)
     if not rows:
         raise InputError("no training image has a nucleus to read a size from; check the training archive")
     features = np.stack(rows).astype(np.float64)
     mean, std = features.mean(axis=0), features.std(axis=0)
     std[std == 0] = 1
-    ridge = RidgeCV(_PENALTIES).fit((features - mean) / std, targets)
+    # The looks at one image are alike: they stay together.
+    count = image_of[-1] + 1
+    split = GroupKFold(min(_FOLDS, count)).split(features, groups=image_of) if count > 1 else None
+    ridge = RidgeCV(_PENALTIES, cv=split).fit((features - mean) / std, targets)
     weight = ridge.coef_ / std
     return SizeReader(weight, float(ridge.intercept_ - mean @ weight))
 
@@ -144,14 +158,14 @@ def find_zoom(
     """
     if object_px == 0:
         return 1.0
-    octaves = []
+    octaves, bounds = [], (math.log2(params.min_zoom), math.log2(params.max_zoom))
     for model, reader in zip(models, readers, strict=True):
 
         def look(zoom: float, model: NormalizedUNet = model, reader: SizeReader = reader) -> float:
-            """Return how many octaves the image, from its own size, is below the wanted one."""
+            """Return the octaves from the image's own size to the wanted one, as seen at a zoom."""
             zoom = float(np.clip(zoom, params.min_zoom, params.max_zoom))
             features = extract_features(model, image, zoom, params.window_px, precision)
-            return math.log2(object_px * zoom) - reader.read(features)
+            return float(np.clip(math.log2(object_px * zoom) - reader.read(features), *bounds))
 
         zoom = 1.0
         for _ in range(params.steps):

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
+from pipeline.experiments.expectation import name_acquisitions
 from pipeline.experiments.inference import load_folds, load_models, predict_at, predict_with, store_predictions
 from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.experiments.statistics import paired_bootstrap
@@ -65,12 +66,12 @@ class Lever:
 
 
 _ONE_DECODING = {"select.trees": 0}
-_ONE_LOOK = {"predict.scales": (1.0,), "predict.views": "identity", **_ONE_DECODING}
-_SHORT = {"train.start_crop_px": 96, "train.epochs": 5, "train.steps_per_epoch": SHORT_STEPS // 5}
+ONE_LOOK = {"predict.scales": (1.0,), "predict.views": "identity", **_ONE_DECODING}
+SHORT = {"train.start_crop_px": 96, "train.epochs": 5, "train.steps_per_epoch": SHORT_STEPS // 5}
 
 
 def predicting(zoom: str, **changes: Any) -> Setting:
-    return Setting({**_ONE_LOOK, **{key.replace("__", "."): value for key, value in changes.items()}}, zoom)
+    return Setting({**ONE_LOOK, **{key.replace("__", "."): value for key, value in changes.items()}}, zoom)
 
 
 def stored(**changes: Any) -> Setting:
@@ -119,8 +120,8 @@ LEVERS = {
     ),
     "trained_at_one_size": Lever(
         "a short training at one nucleus size, seen at true sizes, against one at native sizes",
-        Setting({**_ONE_LOOK, **_SHORT, "train.object_diameter_px": 0.0}, "native", trained=True),
-        Setting({**_ONE_LOOK, **_SHORT}, "true", trained=True), (0,),
+        Setting({**ONE_LOOK, **SHORT, "train.object_diameter_px": 0.0}, "native", trained=True),
+        Setting({**ONE_LOOK, **SHORT}, "true", trained=True), (0,),
     ),
 }  # fmt: skip
 
@@ -136,11 +137,6 @@ def change(params: Params, changes: Mapping[str, Any]) -> Params:
     return Params.model_validate(content)
 
 
-def name_acquisitions(images: pd.DataFrame) -> pd.Series:
-    """Return what an image's acquisition is called: its type and the size of its frame."""
-    return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)
-
-
 class Study:
     """A finished run's folder, and the settings that were scored on it."""
 
@@ -151,6 +147,8 @@ class Study:
         self.images = read_folds(self.folds / "folds.csv").merge(self.table, on="image_id")
         self.images["acquisition"] = name_acquisitions(self.images)
         self._scored: dict[str, pd.Series] = {}
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(dir=SCRATCH)
 
     def compare(self, name: str) -> dict[str, Any]:
         """Return a lever's row."""
@@ -196,7 +194,6 @@ class Study:
         return picked | {f"{name}.zoom": every[f"{name}.zoom"] for name in names}
 
     def _predict(self, params: Params, setting: Setting, images: pd.DataFrame) -> Mapping[str, Any]:
-        SCRATCH.mkdir(parents=True, exist_ok=True)
         object_px = self.params.train.object_diameter_px
         zooms = base_zooms(images["median_area_px"].to_numpy(float), object_px if setting.zoom == "true" else 0.0)
         zoom_of = dict(zip(images["image_id"], zooms.tolist(), strict=True))
@@ -209,7 +206,7 @@ class Study:
             else:
                 models = load_models(weights, [int(fold)], params)
                 predicted = predict_at(models, pairs, params, lambda name, _: zoom_of[name])
-            path = Path(tempfile.mkstemp(dir=SCRATCH, suffix=".npz")[1])
+            path = Path(self._folder.name) / f"{fold}.npz"
             store_predictions(path, predicted)
             packs.append(path)
         return open_packs(packs)
@@ -221,11 +218,12 @@ class Study:
             the folder of its weights.
         """
         sections = ("contrast", "unet", "targets", "loss", "augment", "train")
-        key = {name: getattr(params, name).model_dump() for name in sections} | {"fold": fold, "without": without}
+        key = {name: getattr(params, name).model_dump() for name in sections} | {"fold": fold}
+        used = self.images[(self.images["fold"] != fold) & ~self.images["acquisition"].isin(without)]
+        key["images"] = sorted(used["image_id"])
         folder = SCRATCH / fingerprint(key)
         if not (folder / f"{fold}.safetensors").is_file():
             trainer = make_trainer(fold, params)
-            used = self.images[(self.images["fold"] != fold) & ~self.images["acquisition"].isin(without)]
             table = self.table[self.table["image_id"].isin(used["image_id"])]
             train_model(
                 trainer,
@@ -244,7 +242,7 @@ class Study:
         choices = candidates(params.decode)
         counts = count_candidates(predictions, self.pack, names, choices, params.decode.workers)
         fit = cross_fit(score_candidates(counts), parts)
-        path = Path(tempfile.mkstemp(dir=SCRATCH, suffix=".npz")[1])
+        path = Path(self._folder.name) / "candidates.npz"
         store_candidates(path, predictions, self.pack, names, params)
         decodings = {part: choices[index] for part, index in fit.on_others.items()}
         part_of = dict(zip(names, parts.tolist(), strict=True))
@@ -262,7 +260,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT, metavar="DIR", help="checkout of the run; default: this one")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), metavar="CSV")
     arguments = parser.parse_args()
-    SCRATCH.mkdir(parents=True, exist_ok=True)
     study = Study(arguments.run)
     known = pd.read_csv(arguments.out).set_index("lever") if arguments.out.is_file() else pd.DataFrame()
     for name in arguments.levers or LEVERS:

@@ -22,7 +22,7 @@ from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.tuning import candidates, choose, count_candidates, score_candidates
 from pipeline.params import Params
-from tests.benchmarks.ablation import _ONE_LOOK, _SHORT, Study, change
+from tests.benchmarks.ablation import ONE_LOOK, SHORT, Study, change
 from tests.benchmarks.harness import ROOT
 
 FOLD = 0
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=ROOT, metavar="DIR", help="checkout of the run; default: this one")
     arguments = parser.parse_args()
     study, begin = Study(arguments.run), time.monotonic()
-    params = change(study.params, {**_ONE_LOOK, **_SHORT})
+    params = change(study.params, {**ONE_LOOK, **SHORT})
     images = study.images[study.images["fold"] == FOLD].sort_values("image_id")
     seen = predict(study, params, images, ())
     rows = []

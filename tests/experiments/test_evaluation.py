@@ -7,6 +7,7 @@ import pytest
 from pipeline.experiments.evaluation import (
     AP_COLUMNS,
     describe_decoding,
+    describe_sizes,
     format_fold_table,
     summarize_scores,
     tabulate_scores,
@@ -87,3 +88,17 @@ def test_the_run_card_has_what_the_ledger_needs(params: Params) -> None:
     assert card["lb_map"] is None
     assert card["params"]["folds"]["ids"] == list(params.folds.ids)
     assert find_versions()["torch"] == card["versions"]["torch"] != "not installed"
+
+
+def test_the_error_of_sizes_by_hand(params: Params) -> None:
+    """Nuclei of 14 px want a zoom of 2 for 28 px: zooms of 2, 4 and 2.83 are 0, 1 and half an octave off."""
+    area = np.pi * 7**2
+    images = pd.DataFrame({"image_id": list("abcd"), "median_area_px": [area, area, area, 0.0]})
+    train = params.train.model_copy(update={"object_diameter_px": 28.0})
+    size = params.size.model_copy(update={"min_zoom": 0.1, "max_zoom": 8.0})
+    changed = params.model_copy(update={"train": train, "size": size})
+    found = describe_sizes(images, {"a": 2.0, "b": 4.0, "c": 2 * 2**0.5, "d": 1.0}, changed)
+    assert found["size_error_octaves"] == pytest.approx(0.5)
+    assert found["size_error_octaves_p90"] == pytest.approx(0.9)
+    native = params.train.model_copy(update={"object_diameter_px": 0.0})
+    assert describe_sizes(images, {}, params.model_copy(update={"train": native})) == {}
