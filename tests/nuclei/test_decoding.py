@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as label_components
 
 from pipeline.errors import InputError
-from pipeline.nuclei.decoding import Decoding, decode_instances, drop_small, fill_holes
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, drop_small, fill_holes
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.targets import encode_targets
 from pipeline.params import TargetsParams
@@ -187,3 +187,19 @@ def test_strips_know_rings_and_what_lies_in_them():
 def test_other_arrays_are_refused(array):
     with pytest.raises(InputError, match="give \\(H, W, 3\\)"):
         decode_instances(array, DECODING)
+
+
+def test_zooms_are_averaged_in_strips_as_at_once(monkeypatch):
+    zooms = np.random.default_rng(0).integers(0, 256, (3, 50, 20, 3), dtype=np.uint8)
+    expected = zooms.astype(float).mean(axis=0).round()
+    np.testing.assert_array_equal(average_zooms(zooms), expected)
+    monkeypatch.setattr("pipeline.nuclei.decoding.STRIP_PX", 60)
+    np.testing.assert_array_equal(average_zooms(zooms), expected)
+    np.testing.assert_allclose(average_zooms(zooms / 255), zooms.mean(axis=0) / 255, rtol=1e-5)
+    np.testing.assert_array_equal(average_zooms(zooms[:1]), zooms[0])
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (0, 5, 7, 3)])
+def test_probabilities_without_zooms_are_refused(shape):
+    with pytest.raises(InputError, match="at least one zoom"):
+        average_zooms(np.zeros(shape, np.uint8))

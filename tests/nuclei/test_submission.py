@@ -7,6 +7,7 @@ from pipeline.errors import InputError
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.rle import encode_label_map
 from pipeline.nuclei.submission import (
+    read_label_maps,
     read_solution,
     read_submission,
     score_submission,
@@ -51,6 +52,20 @@ def test_what_is_written_is_valid(tmp_path):
     nuclei = sum(len(np.unique(m[m > 0])) for m in maps.values())
     assert validate_submission(path, {image_id: m.shape for image_id, m in maps.items()}) == nuclei
     assert list(read_submission(path)) == list(maps)
+
+
+def test_label_maps_come_back_as_written(tmp_path):
+    maps, path = draw_label_maps(), tmp_path / "submission.csv"
+    write_submission(path, maps.items())
+    wanted = {image_id: maps[image_id].shape for image_id in ("image03", "image00", "image08")}
+    found = dict(read_label_maps(path, wanted))
+    assert list(found) == list(wanted)
+    for image_id, label_map in found.items():
+        # The same nuclei, numbered anew.
+        pairs = set(zip(maps[image_id].ravel().tolist(), label_map.ravel().tolist(), strict=True))
+        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    with pytest.raises(InputError, match="image09"):
+        list(read_label_maps(path, {"image09": (6, 7)}))
 
 
 @pytest.mark.parametrize("ids", [["b", "a"], ["a", "a"], [""], ["a,b"], ['a"'], ["a\n"], [" a"]])
