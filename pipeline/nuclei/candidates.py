@@ -27,10 +27,11 @@ _FOREGROUND, _BOUNDARY = 0, 1
 _LONG_TABLE = 16
 
 # Of the label map that a candidate comes from; of its image and its size; of its inside, its rim, its shape; and of how
-# far other label maps have it too.
+# far other label maps have it too. Sizes are relative and numbers of nuclei are left out: they would tell acquisitions
+# apart, and what is learnt of those does not hold for the next one.
 FEATURES = (
     "log2_scale", "seed_threshold", "mask_threshold",
-    "image_count", "image_against_expected", "image_doubt", "diameter", "against_expected", "against_median",
+    "image_against_expected", "image_doubt", "against_expected", "against_median",
     "foreground", "foreground_spread", "boundary", "distance", "deepest", "own_foreground",
     "rim_foreground", "rim_boundary", "rim_share", "outside_foreground", "neighbour_share",
     "roundness", "ellipse_fill",
@@ -188,8 +189,8 @@ def _describe(
     median = float(np.median(diameter))
     foreground = mean[_FOREGROUND].ravel()[position]
     doubt = float((foreground * (1 - foreground)).mean())
-    of_image = np.tile([math.log2(len(area)), median - math.log2(expected_px), doubt], (len(area), 1))
-    sizes = np.stack([diameter, diameter - math.log2(expected_px), diameter - median], axis=1)
+    of_image = np.tile([median - math.log2(expected_px), doubt], (len(area), 1))
+    sizes = np.stack([diameter - math.log2(expected_px), diameter - median], axis=1)
     shape = _measure_shape(label_map.shape[1], position, ids)
     features = np.concatenate([of_image, sizes, inside, at_rim, shape], axis=1).astype(np.float32)
     sums = np.zeros((2, len(area)), np.int64)
