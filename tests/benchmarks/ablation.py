@@ -42,7 +42,7 @@ from pipeline.unet.weights import save_weights
 from tests.benchmarks.harness import ROOT
 
 SCRATCH = ROOT / ".resume" / "ablation"
-SHORT_STEPS = 500  # of a network that is trained for a lever
+SHORT_STEPS = 300  # of a network that is trained for a lever
 PARTS = 5
 
 
@@ -80,9 +80,13 @@ def stored(**changes: Any) -> Setting:
 
 LEVERS = {
     "second_level": Lever(
-        "nuclei chosen by the second-level model, against one decoding", stored(select__trees=0), stored(), ()
+        "nuclei chosen by the second-level model, against one decoding", stored(select__trees=0), stored(), (0, 1)
     ),
-    "zooms": Lever("candidates of three zooms, against one", stored(predict__scales=(1.0,)), stored(), (0, 1)),
+    "zooms": Lever("candidates of four zooms, against one", stored(predict__scales=(1.0,)), stored(), (0, 1)),
+    "coarse_zoom": Lever(
+        "candidates of half the zoom too, against the other three",
+        stored(predict__scales=(0.7, 1.0, 1.4)), stored(), (0, 1),
+    ),
     "thresholds": Lever(
         "candidates of three mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(), (0, 1)
     ),
@@ -94,29 +98,25 @@ LEVERS = {
     ),
     "boundary": Lever(
         "the boundary channel parts seeds, against foreground alone",
-        stored(select__trees=0, decode__boundary_weight=(0.0,)), stored(select__trees=0), (),
+        stored(select__trees=0, decode__boundary_weight=(0.0,)), stored(select__trees=0), (0, 1),
     ),
     "high_masks": Lever(
         "mask thresholds up to 0.8 to choose from, against 0.5",
-        stored(select__trees=0, decode__mask_threshold=(0.5,)), stored(select__trees=0), (),
+        stored(select__trees=0, decode__mask_threshold=(0.5,)), stored(select__trees=0), (0, 1),
     ),
     "mean_of_zooms": Lever(
-        "one decoding of the mean of three zooms, against one zoom",
-        stored(select__trees=0, predict__scales=(1.0,)), stored(select__trees=0), (),
+        "one decoding of the mean of four zooms, against one zoom",
+        stored(select__trees=0, predict__scales=(1.0,)), stored(select__trees=0), (0, 1),
     ),
     "size": Lever(
-        "images seen at their estimated size, against their own", predicting("native"), predicting("estimated"), (0, 1)
+        "images seen at their estimated size, against their own", predicting("native"), predicting("estimated"), (0,)
     ),
     "true_size": Lever(
-        "images seen at their true size, against the estimate", predicting("estimated"), predicting("true"), (0, 1)
+        "images seen at their true size, against the estimate", predicting("estimated"), predicting("true"), (0,)
     ),
     "flips": Lever(
         "four mirrored views averaged, against one",
-        predicting("estimated"), predicting("estimated", predict__views="flips"), (0, 1),
-    ),
-    "d4": Lever(
-        "eight views averaged, against four",
-        predicting("estimated", predict__views="flips"), predicting("estimated", predict__views="d4"), (0, 1),
+        predicting("estimated"), predicting("estimated", predict__views="flips"), (0,),
     ),
     "trained_at_one_size": Lever(
         "a short training at one nucleus size, seen at true sizes, against one at native sizes",
