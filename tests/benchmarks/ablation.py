@@ -88,10 +88,10 @@ LEVERS = {
         stored(predict__scales=(0.7, 1.0, 1.4)), stored(), (0, 1),
     ),
     "thresholds": Lever(
-        "candidates of three mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(), (0, 1)
+        "candidates of four mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(), (0, 1)
     ),
     "seeds": Lever(
-        "candidates of three seed thresholds, against one", stored(select__seed_threshold=(0.65,)), stored(), (0, 1)
+        "candidates of two seed thresholds, against one", stored(select__seed_threshold=(0.5,)), stored(), (0, 1)
     ),
     "drop_doubtful": Lever(
         "candidates of little worth dropped, against kept", stored(select__min_worth=0.0), stored(), (0, 1)
