@@ -1,13 +1,13 @@
 """What each part of the pipeline gives to the score: one lever at a time, on held-out images of a finished run.
 
 `python -m tests.benchmarks.ablation [LEVER ...]` compares, lever by lever, two settings on the same images and writes
-ablation.csv and a table of it: the mean difference of the images' AP and its 95 % interval, with groups resampled. It
-needs the run's folder as `dvc repro` leaves it (its params.yaml, folds/ and data/prepared/). Levers of the second level
-are read from the run's stored out-of-fold predictions; the others predict the images of some folds anew, each with the
-network that never saw them; `trained at one size` trains two short networks of fold 0.
+ablation.csv: the mean difference of the images' AP and its 95 % interval, with groups resampled. It needs the run's
+folder as `dvc repro` leaves it (its params.yaml, folds/ and data/prepared/). The images are those of fold 0. Levers of
+the second level are read from the run's stored out-of-fold predictions; the others predict the images anew with the
+network that never saw them; `trained_at_one_size` trains two short networks.
 
-Every setting is cross-fitted: what decodes an image is chosen on other images. Where a lever takes some folds only,
-their groups are dealt into five parts for that.
+Every setting is cross-fitted: what decodes an image is chosen on other images of the fold, whose groups are dealt into
+five parts. So the second-level model learns from a sixth of the images that it has in the run.
 """
 
 import argparse
@@ -30,18 +30,20 @@ from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.experiments.statistics import paired_bootstrap
 from pipeline.images.dataset import base_zooms
 from pipeline.images.folds import read_folds
-from pipeline.images.store import Pack, open_packs
+from pipeline.images.store import Pack
 from pipeline.images.table import read_table
 from pipeline.nuclei.metric import average_precision, count_matches
 from pipeline.nuclei.tuning import candidates, count_candidates, cross_fit, score_candidates
 from pipeline.params import Params, load_params
 from pipeline.stages.train import load_batches, make_preparation, make_trainer
 from pipeline.unet.checkpoint import Checkpoint, fingerprint
+from pipeline.unet.runtime import configure_torch
 from pipeline.unet.training import train_model
 from pipeline.unet.weights import save_weights
 from tests.benchmarks.harness import ROOT
 
 SCRATCH = ROOT / ".resume" / "ablation"
+FOLD = 0  # of the run, whose images are compared
 SHORT_STEPS = 300  # of a network that is trained for a lever
 PARTS = 5
 
@@ -57,12 +59,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Lever:
-    """Two settings; `folds` of the run whose images are compared, () for all."""
+    """Two settings that are compared."""
 
     what: str
     without: Setting
     with_it: Setting
-    folds: tuple[int, ...]
 
 
 _ONE_DECODING = {"select.trees": 0}
@@ -80,48 +81,41 @@ def stored(**changes: Any) -> Setting:
 
 LEVERS = {
     "second_level": Lever(
-        "nuclei chosen by the second-level model, against one decoding", stored(select__trees=0), stored(), (0, 1)
+        "nuclei chosen by the second-level model, against one decoding", stored(select__trees=0), stored()
     ),
-    "zooms": Lever("candidates of four zooms, against one", stored(predict__scales=(1.0,)), stored(), (0, 1)),
+    "zooms": Lever("candidates of four zooms, against one", stored(predict__scales=(1.0,)), stored() ),
     "coarse_zoom": Lever(
         "candidates of half the zoom too, against the other three",
-        stored(predict__scales=(0.7, 1.0, 1.4)), stored(), (0, 1),
+        stored(predict__scales=(0.7, 1.0, 1.4)), stored(),
     ),
     "thresholds": Lever(
-        "candidates of four mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(), (0, 1)
-    ),
-    "seeds": Lever(
-        "candidates of two seed thresholds, against one", stored(select__seed_threshold=(0.5,)), stored(), (0, 1)
+        "candidates of four mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored()
     ),
     "drop_doubtful": Lever(
-        "candidates of little worth dropped, against kept", stored(select__min_worth=0.0), stored(), (0, 1)
+        "candidates of little worth dropped, against kept", stored(select__min_worth=0.0), stored()
     ),
     "boundary": Lever(
         "the boundary channel parts seeds, against foreground alone",
-        stored(select__trees=0, decode__boundary_weight=(0.0,)), stored(select__trees=0), (0, 1),
+        stored(select__trees=0, decode__boundary_weight=(0.0,)), stored(select__trees=0),
     ),
     "high_masks": Lever(
         "mask thresholds up to 0.8 to choose from, against 0.5",
-        stored(select__trees=0, decode__mask_threshold=(0.5,)), stored(select__trees=0), (0, 1),
-    ),
-    "mean_of_zooms": Lever(
-        "one decoding of the mean of four zooms, against one zoom",
-        stored(select__trees=0, predict__scales=(1.0,)), stored(select__trees=0), (0, 1),
+        stored(select__trees=0, decode__mask_threshold=(0.5,)), stored(select__trees=0),
     ),
     "size": Lever(
-        "images seen at their estimated size, against their own", predicting("native"), predicting("estimated"), (0,)
+        "images seen at their estimated size, against their own", predicting("native"), predicting("estimated")
     ),
     "true_size": Lever(
-        "images seen at their true size, against the estimate", predicting("estimated"), predicting("true"), (0,)
+        "images seen at their true size, against the estimate", predicting("estimated"), predicting("true")
     ),
     "flips": Lever(
         "four mirrored views averaged, against one",
-        predicting("estimated"), predicting("estimated", predict__views="flips"), (0,),
+        predicting("estimated"), predicting("estimated", predict__views="flips"),
     ),
     "trained_at_one_size": Lever(
         "a short training at one nucleus size, seen at true sizes, against one at native sizes",
         Setting({**ONE_LOOK, **SHORT, "train.object_diameter_px": 0.0}, "native", trained=True),
-        Setting({**ONE_LOOK, **SHORT}, "true", trained=True), (0,),
+        Setting({**ONE_LOOK, **SHORT}, "true", trained=True),
     ),
 }  # fmt: skip
 
@@ -153,7 +147,7 @@ class Study:
     def compare(self, name: str) -> dict[str, Any]:
         """Return a lever's row."""
         lever = LEVERS[name]
-        first, second = (self.score(setting, lever.folds) for setting in (lever.without, lever.with_it))
+        first, second = (self.score(setting) for setting in (lever.without, lever.with_it))
         groups = self.images.set_index("image_id").loc[first.index, "group"]
         evaluate = self.params.evaluate
         mean, low, high = paired_bootstrap(first, second.loc[first.index], groups, evaluate.bootstrap, evaluate.seed)
@@ -163,28 +157,24 @@ class Study:
             "command": f"python -m tests.benchmarks.ablation {name}",
         }  # fmt: skip
 
-    def score(self, setting: Setting, folds: tuple[int, ...]) -> pd.Series:
-        """Return the AP of each image of some folds (() for all), by image_id; a setting is scored once."""
-        key = json.dumps([dataclasses.asdict(setting), folds], default=str, sort_keys=True)
+    def score(self, setting: Setting) -> pd.Series:
+        """Return the AP of each image of the fold, by image_id; a setting is scored once."""
+        key = json.dumps(dataclasses.asdict(setting), default=str, sort_keys=True)
         if key not in self._scored:
-            self._scored[key] = self._score(change(self.params, setting.changes), setting, folds)
+            self._scored[key] = self._score(change(self.params, setting.changes), setting)
         return self._scored[key]
 
-    def _score(self, params: Params, setting: Setting, folds: tuple[int, ...]) -> pd.Series:
-        images = self.images[self.images["fold"].isin(folds)] if folds else self.images
-        images = images.sort_values("image_id")
+    def _score(self, params: Params, setting: Setting) -> pd.Series:
+        images = self.images[self.images["fold"] == FOLD].sort_values("image_id")
+        names = images["image_id"].tolist()
         if setting.zoom == "stored":
-            every = open_packs(self.folds / "oof" / f"{fold}.npz" for fold in self.params.folds.ids)
-            predictions = self._pick_scales(every, images["image_id"].tolist(), params)
+            predictions = self._pick_scales(Pack(self.folds / "oof" / f"{FOLD}.npz"), names, params)
         else:
             predictions = self._predict(params, setting, images)
-        parts = images["fold"].to_numpy()
-        if folds:
-            dealt = GroupKFold(PARTS).split(images, groups=images["group"])
-            parts = np.zeros(len(images), int)
-            for part, (_, held_out) in enumerate(dealt):
-                parts[held_out] = part
-        return self._evaluate(params, predictions, images["image_id"].tolist(), parts)
+        parts = np.zeros(len(images), int)
+        for part, (_, held_out) in enumerate(GroupKFold(PARTS).split(images, groups=images["group"])):
+            parts[held_out] = part
+        return self._evaluate(params, predictions, names, parts)
 
     def _pick_scales(self, every: Mapping[str, Any], names: Sequence[str], params: Params) -> Mapping[str, Any]:
         kept = [self.params.predict.scales.index(scale) for scale in params.predict.scales]
@@ -197,33 +187,31 @@ class Study:
         object_px = self.params.train.object_diameter_px
         zooms = base_zooms(images["median_area_px"].to_numpy(float), object_px if setting.zoom == "true" else 0.0)
         zoom_of = dict(zip(images["image_id"], zooms.tolist(), strict=True))
-        packs = []
-        for fold, own in images.groupby("fold"):
-            pairs = ((name, self.pack[f"{name}.image"]) for name in own["image_id"])
-            weights = self.train(params, int(fold), ()) if setting.trained else self.folds / "weights"
-            if setting.zoom == "estimated":
-                predicted = predict_with(load_folds(weights, self.folds / "sizes", [int(fold)], params), pairs, params)
-            else:
-                models = load_models(weights, [int(fold)], params)
-                predicted = predict_at(models, pairs, params, lambda name, _: zoom_of[name])
-            path = Path(self._folder.name) / f"{fold}.npz"
-            store_predictions(path, predicted)
-            packs.append(path)
-        return open_packs(packs)
+        pairs = ((name, self.pack[f"{name}.image"]) for name in images["image_id"])
+        weights = self.train(params, ()) if setting.trained else self.folds / "weights"
+        if setting.zoom == "estimated":
+            predicted = predict_with(load_folds(weights, self.folds / "sizes", [FOLD], params), pairs, params)
+        else:
+            models = load_models(weights, [FOLD], params)
+            predicted = predict_at(models, pairs, params, lambda name, _: zoom_of[name])
+        path = Path(self._folder.name) / "predictions.npz"
+        store_predictions(path, predicted)
+        return Pack(path)
 
-    def train(self, params: Params, fold: int, without: tuple[str, ...]) -> Path:
-        """Train a network of a fold without some acquisitions, or take it from the last time.
+    def train(self, params: Params, without: tuple[str, ...]) -> Path:
+        """Train a network for the fold without some acquisitions, or take it from the last time.
 
         Returns:
             the folder of its weights.
         """
         sections = ("contrast", "unet", "targets", "loss", "augment", "train")
-        key = {name: getattr(params, name).model_dump() for name in sections} | {"fold": fold}
-        used = self.images[(self.images["fold"] != fold) & ~self.images["acquisition"].isin(without)]
+        key = {name: getattr(params, name).model_dump() for name in sections} | {"fold": FOLD}
+        used = self.images[(self.images["fold"] != FOLD) & ~self.images["acquisition"].isin(without)]
         key["images"] = sorted(used["image_id"])
         folder = SCRATCH / fingerprint(key)
-        if not (folder / f"{fold}.safetensors").is_file():
-            trainer = make_trainer(fold, params)
+        if not (folder / f"{FOLD}.safetensors").is_file():
+            configure_torch(params.train.threads)
+            trainer = make_trainer(FOLD, params)
             table = self.table[self.table["image_id"].isin(used["image_id"])]
             train_model(
                 trainer,
@@ -234,7 +222,7 @@ class Study:
                 60.0,
                 "short training",
             )
-            save_weights(trainer.ema, folder / f"{fold}.safetensors", {})
+            save_weights(trainer.ema, folder / f"{FOLD}.safetensors", {})
         return folder
 
     def _evaluate(self, params: Params, predictions: Mapping[str, Any], names: list[str], parts: Any) -> pd.Series:

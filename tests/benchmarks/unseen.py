@@ -22,10 +22,9 @@ from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.tuning import candidates, choose, count_candidates, score_candidates
 from pipeline.params import Params
-from tests.benchmarks.ablation import ONE_LOOK, SHORT, Study, change
+from tests.benchmarks.ablation import FOLD, ONE_LOOK, SHORT, Study, change
 from tests.benchmarks.harness import ROOT
 
-FOLD = 0
 # What each network is trained without. The commonest, 256 x 256 fluorescence, is half of the images and stays.
 LEFT_OUT = (
     ("fluorescence 360x360", "purple_on_white 256x320", "fluorescence 512x640"),
@@ -35,7 +34,7 @@ LEFT_OUT = (
 
 def predict(study: Study, params: Params, images: pd.DataFrame, without: tuple[str, ...]) -> dict[str, Any]:
     """Return the probabilities of images, seen at their true size by a network that was trained without some."""
-    models = load_models(study.train(params, FOLD, without), [FOLD], params)
+    models = load_models(study.train(params, without), [FOLD], params)
     zooms = base_zooms(images["median_area_px"].to_numpy(float), params.train.object_diameter_px)
     zoom_of = dict(zip(images["image_id"], zooms.tolist(), strict=True))
     pairs = ((name, study.pack[f"{name}.image"]) for name in images["image_id"])
