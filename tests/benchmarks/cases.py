@@ -17,25 +17,33 @@ from pipeline.images.store import Pack
 from pipeline.nuclei.submission import read_label_maps
 from tests.benchmarks.harness import ROOT
 
-SIDE_PX, TITLE_PX = 320, 22
+SIDE_PX, TITLE_PX, WINDOW_PX = 320, 22, 256
 TRUE_BGR, PREDICTED_BGR = (80, 220, 60), (0, 220, 255)
 
 
 def draw_case(image: NDArray[np.uint8], maps: list[NDArray[np.integer]], title: str) -> NDArray[np.uint8]:
-    """Return a tile of the image's upper left part, at most 256 px of it, with the outlines of two label maps."""
-    bright = brighten_image(np.asarray(image))[0][:256, :256, ::-1]
+    """Return a tile of the image's fullest window, with the outlines of its true and its predicted nuclei."""
+    window = find_fullest(maps[0])
+    bright = brighten_image(np.asarray(image))[0][window][..., ::-1]
     scale = SIDE_PX / max(bright.shape[:2])
     size = (round(bright.shape[1] * scale), round(bright.shape[0] * scale))
     canvas = np.zeros((TITLE_PX + SIDE_PX, SIDE_PX, 3), np.uint8)
     tile = cv2.resize(np.ascontiguousarray(bright), size, interpolation=cv2.INTER_LINEAR)
     for label_map, colour in zip(maps, (TRUE_BGR, PREDICTED_BGR), strict=True):
-        enlarged = cv2.resize(label_map[:256, :256].astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+        enlarged = cv2.resize(label_map[window].astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
         for label in np.unique(enlarged[enlarged > 0]):
             outlines = cv2.findContours((enlarged == label).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(tile, outlines[0], -1, colour, 1)
     canvas[TITLE_PX : TITLE_PX + size[1], : size[0]] = tile
     cv2.putText(canvas, title, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
     return canvas
+
+
+def find_fullest(label_map: NDArray[np.integer]) -> tuple[slice, slice]:
+    """Return the window of at most 256 px with the most nuclei, of those that half overlap."""
+    tops, lefts = (range(0, max(1, length - WINDOW_PX // 2), WINDOW_PX // 2) for length in label_map.shape)
+    windows = [np.s_[top : top + WINDOW_PX, left : left + WINDOW_PX] for top in tops for left in lefts]
+    return max(windows, key=lambda window: len(np.unique(label_map[window])))
 
 
 def main() -> None:
