@@ -44,7 +44,7 @@ from tests.benchmarks.harness import ROOT
 
 SCRATCH = ROOT / ".resume" / "ablation"
 FOLD = 0  # of the run, whose images are compared
-SHORT_STEPS = 300  # of a network that is trained for a lever
+SHORT_STEPS = 200  # of a network that is trained for a lever
 PARTS = 5
 
 
