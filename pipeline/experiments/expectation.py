@@ -69,8 +69,8 @@ def expect_leaderboard(
     by_acquisition = _NORMAL_95 * unseen_share * params.unseen_drop_std / np.sqrt(acquisitions)
     expected = reweighted - unseen_share * params.unseen_drop
     reach = float(np.sqrt(((high - low) / 2) ** 2 + by_chance**2 + by_acquisition**2))
-    bounds = np.clip([expected, expected - reach, expected + reach], 0, 1).tolist()
-    return Expectation(*bounds, reweighted, unseen_share)
+    middle, least, most = np.clip([expected, expected - reach, expected + reach], 0, 1).tolist()
+    return Expectation(middle, least, most, reweighted, unseen_share)
 
 
 def name_acquisitions(images: pd.DataFrame) -> pd.Series:
