@@ -4,8 +4,7 @@
 acquisition is the images of one type and frame size. Networks are trained for a short while on the images outside of
 fold 0: one on all of them, and others without some acquisitions. The images of fold 0 that belong to those are seen by
 both, at the zoom of their true size, and nuclei are read by one decoding that was chosen on the other images of fold 0.
-The difference in AP, acquisition by acquisition, goes to unseen.csv: its mean, and its spread from one to the next, are
-what params.yaml's `evaluate.unseen_drop` and `unseen_drop_std` say.
+The difference in AP, acquisition by acquisition, goes to unseen.csv: one of the two sources of `evaluate.unseen_drop`.
 """
 
 import argparse
