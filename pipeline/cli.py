@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, explain_exhaustion
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells count it
+    except Exception as error:
+        explained = explain_exhaustion(error)
+        if explained is None:
+            raise
+        sys.exit(f"error: {explained}")
 
 
 def make_parser() -> argparse.ArgumentParser:

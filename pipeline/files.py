@@ -1,54 +1,134 @@
 """Files that are either whole or not there: atomic writes and digests."""
 
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+
+# A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error removed.
 
-    The folder of `path` is made if it is missing. Readers see the old file or the new, never half of one.
+    The folder of `path` is made if it is missing. Readers see the old file or the new, never half of one. What a killed
+    process left behind for this path is removed.
+
+    Raises:
+        InputError: the disk does not take the file; the old one is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp makes files that only their owner reads
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path, make_folder=False) as partial:
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.chmod(0o644)  # mkstemp makes files that only their owner reads
+            partial.replace(path)
+            _sync_folder(path.parent)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it replaces `folder`, on any error it is removed.
 
-    A kill between the removal of the old folder and the renaming of the new one leaves none, never half of one.
+    A kill between the two renames that this takes leaves none, never half of one.
+
+    Raises:
+        InputError: the disk does not take the folder; the old one is as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
+    with _explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(folder, make_folder=True) as partial:
+            partial.chmod(0o755)
+            yield partial
+            if folder.exists():
+                with _temporary(folder, make_folder=True) as old:
+                    folder.replace(old)  # an empty folder gives way to a full one
+                    partial.replace(folder)
+            else:
+                partial.replace(folder)
+            _sync_folder(folder.parent)
+
+
+@contextmanager
+def _temporary(path: Path, make_folder: bool) -> Iterator[Path]:
+    """Yield a new file or folder beside `path`, locked for as long as this process works on it, and remove it after.
+
+    The lock goes with the process: what has none was left by a process that was killed, and is removed first.
+    """
+    prefix, suffix = f".{path.name}.", ".partial"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        with suppress(OSError), _locked(left):
+            _remove(left)
+    while True:
+        if make_folder:
+            partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=suffix))
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
+            os.close(handle)
+            partial = Path(name)
+        try:
+            with _locked(partial) as handle:
+                if partial.exists() and partial.stat().st_ino == os.fstat(handle).st_ino:
+                    yield partial
+                    return
+                # Another process took it for a left one before it was locked.
+        finally:
+            _remove(partial)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold `path` for this process alone, and yield its descriptor; raises OSError where another process holds it."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        partial.chmod(0o755)
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield handle
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what a disk says that takes no more into one error that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({os.strerror(error.errno)}); make room, or make its folder writable, and run "
+            "the same command again; what was there before is as it was"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -107,6 +107,10 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         rng = np.random.default_rng((self._seed, self._first + item))
         return min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._ids) - 1), rng
 
+    def name_image(self, item: int) -> str:
+        """Return the id of the image that sample `item` is of."""
+        return str(self._ids[self.draw_image(item)[0]])
+
     def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
         for image_id, zoom, levels in zip(self._ids, self._zooms, self._tables, strict=True):

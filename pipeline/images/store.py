@@ -10,6 +10,7 @@ import tokenize
 import zipfile
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,22 @@ class PackWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._file = path.open("wb")
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
 
     def __enter__(self) -> "PackWriter":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._zip.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._zip.close()
+            self._file.close()
+            return
+        # A pack that broke off, on a full disk say, is thrown away: nobody writes its directory, and nothing that fails
+        # here may hide why.
+        self._zip.fp = None
+        with suppress(OSError):
+            self._file.close()
 
     def add(self, name: str, array: NDArray[Any]) -> None:
         """Append `array` (any shape and plain dtype, C order) under `name`.

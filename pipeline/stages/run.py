@@ -5,16 +5,21 @@ The values come from dvc.yaml's `cmd`, so no stage spells a path.
 
 import argparse
 import inspect
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, explain_exhaustion
 from pipeline.files import write_text
 from pipeline.params import Params, load_params
+
+# How often a stage looks whether the DVC that started it is still there, and how long it then has to stop.
+_LOOK_S, _GRACE_S = 0.5, 30.0
 
 _WHOLE, _PER_FOLD = ("prepare", "folds", "evaluate", "predict_test"), ("train", "size", "predict_oof")
 
@@ -23,7 +28,8 @@ def run(main: Callable[..., float | None]) -> None:
     """Parse the command line into the parameters of `main` (paths, integers, `params`) and call it.
 
     With `--journal FOLDER` the seconds that the stage took, or that `main` says it took, are kept there. An
-    `InputError` ends in one line on stderr and exit status 1.
+    `InputError` ends in one line on stderr and exit status 1, and so does memory that runs out. SIGTERM, SIGHUP and
+    Ctrl-C end in status 130, and so does the death of the DVC that started the stage: an orphan must not go on writing.
     """
     arguments = inspect.signature(main, eval_str=True).parameters.values()
     parser = argparse.ArgumentParser(description=inspect.getdoc(main))
@@ -35,16 +41,56 @@ def run(main: Callable[..., float | None]) -> None:
     values = vars(parser.parse_args())
     journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
     begin = time.monotonic()
+    _stop_on_request()
     try:
         if "params" in values:
             values["params"] = load_params(values["params"])
         seconds = main(**values)
-    except (InputError, OSError, BrokenProcessPool) as error:
+    except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
+        print("stopped; nothing half-written is left: run the same command to go on", file=sys.stderr, flush=True)
         sys.exit(130)  # 128 + SIGINT, as shells count it
+    except Exception as error:
+        explained = explain_exhaustion(error)
+        if explained is None:
+            raise
+        sys.exit(f"error: {explained}")
     if journal:
         write_text(journal / _journal_name(main, values), f"{seconds or time.monotonic() - begin:.1f}\n")
+
+
+def _stop_on_request() -> None:
+    """Let SIGTERM and SIGHUP stop the process as Ctrl-C does, and the death of DVC too, which kills no stage itself."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and is to go on doing so
+            signal.signal(number, stop)
+    if "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
+        threading.Thread(target=_watch_starter, args=(_find_ancestors(),), daemon=True).start()
+
+
+def _watch_starter(ancestors: list[int]) -> None:
+    """Ask this process to stop when DVC, or the shell through which it starts a stage, is gone."""
+    while _find_ancestors() == ancestors:
+        time.sleep(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(130)
+
+
+def _find_ancestors() -> list[int]:
+    """Return the parent of this process, and, where that is a shell, the one that started the shell."""
+    parent = os.getppid()
+    status = Path(f"/proc/{parent}/stat")
+    try:
+        name, _, rest = status.read_text().partition("(")[2].rpartition(")")
+        return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+    except OSError:  # no /proc here, or the parent has just gone
+        return [parent]
 
 
 def _journal_name(main: Callable[..., float | None], values: dict[str, Any]) -> str:

@@ -54,6 +54,9 @@ def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, r
         parts = describe_inputs(prepared, fold_table, fold, params, trainer)
         pack = Pack(prepared / "images.npz")
         checkpoint = Checkpoint(folder / fingerprint(parts))
+        stale = [old for old in folder.iterdir() if old.is_dir() and old != checkpoint.folder]
+        if stale:
+            print(f"train fold {fold}: {stale[0]} is of other parameters, images, code or versions, and not used")
         train_model(
             trainer,
             lambda step: load_batches(pack, table[~val], trainer, params, step),
@@ -62,14 +65,15 @@ def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, r
             HeldOutWatch(pack, table[val], params),
             params.housekeeping.checkpoint_every_s,
             f"train fold {fold}",
+            lambda step: name_images(pack, table[~val], trainer, params, step),
         )
         metadata = {"fold": str(fold), "inputs": fingerprint(parts), **encoder_metadata(trainer)}
         save_weights(trainer.ema, weights, metadata)
         write_text(history, pd.DataFrame(trainer.history).to_csv(index=False, lineterminator="\n"))
-        # The result is written: neither its checkpoints nor those of abandoned parameters are of use.
-        for old in folder.iterdir():
-            if old.is_dir():
-                shutil.rmtree(old)
+        # Checkpoints of abandoned parameters are of no use any more. The own one is, until DVC has recorded the weights:
+        # it deletes them before it runs a stage again that was killed.
+        for old in stale:
+            shutil.rmtree(old)
         return trainer.seconds
 
 
@@ -89,14 +93,35 @@ def encoder_metadata(trainer: Trainer) -> dict[str, str]:
 
 
 def load_batches(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> Iterator[Batch]:
-    """Yield the batches from `step` to the end of the schedule, those of its first half with smaller tiles."""
+    """Yield the batches from `step` to the end of the schedule, those of its first half with smaller tiles.
+
+    Raises:
+        InputError: a process that cuts tiles died.
+    """
     train = trainer.train
     for phase, end in ((train.at_start(), trainer.steps // 2), (train, trainer.steps)):
         if step < end:
             items = step * train.batch, end * train.batch
             dataset = TileDataset(pack, table, phase, params.contrast, params.augment, train.seed, *items)
-            yield from _load_tiles(dataset, trainer, params)
+            try:
+                yield from _load_tiles(dataset, trainer, params)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise InputError(
+                    f"a process that cuts tiles died ({' '.join(str(error).split())}); lower "
+                    f"housekeeping.loader_workers ({params.housekeeping.loader_workers}), 0 for none, and run the same "
+                    "command to go on"
+                ) from error
             step = end
+
+
+def name_images(pack: Pack, table: pd.DataFrame, trainer: Trainer, params: Params, step: int) -> list[str]:
+    """Return the ids of the images that a step learns from, in the order of its batch."""
+    train = trainer.train
+    items = step * train.batch, (step + 1) * train.batch
+    dataset = TileDataset(pack, table, train, params.contrast, params.augment, train.seed, *items)
+    return [dataset.name_image(item) for item in range(len(dataset))]
 
 
 def _load_tiles(dataset: TileDataset, trainer: Trainer, params: Params) -> Iterable[Batch]:

@@ -7,6 +7,7 @@ predict with are another matter: see `weights`.
 
 import fcntl
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_of, write_text
+from pipeline.files import atomic_path
 
 
 def fingerprint(parts: dict[str, Any]) -> str:
@@ -41,36 +42,43 @@ def locked_folder(folder: Path) -> Iterator[Path]:
 
 
 class Checkpoint:
-    """The newest whole checkpoint of a folder, and the one before it until the newest is safe."""
+    """The newest whole checkpoint of a folder, and the one before it until the newest is safe.
+
+    A file is the SHA-256 of what follows it, in hex, a line end, and a state as torch writes it.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._paths = [folder / "newest.pt", folder / "previous.pt"]
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write `state` atomically with its digest, and keep the checkpoint before it."""
+        """Write `state` atomically with its digest; the checkpoint before it is kept until then, and after.
+
+        Raises:
+            InputError: the disk does not take it.
+        """
         newest, previous = self._paths
-        if newest.exists():
-            _digest_path(newest).replace(_digest_path(previous))
-            newest.replace(previous)
+        content = io.BytesIO()
+        torch.save(state, content)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()
         with atomic_path(newest) as partial:
-            torch.save(state, partial)
-            digest = sha256_of(partial)
-        write_text(_digest_path(newest), digest)
+            with partial.open("wb") as file:
+                file.write(f"{digest}\n".encode())
+                file.write(content.getbuffer())
+            # Only now, and before the new one takes its name: at no moment is there less than one whole checkpoint.
+            if newest.exists():
+                newest.replace(previous)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """Return the newest checkpoint that its digest confirms, or None; a damaged one is named and set aside."""
         for path in self._paths:
             if not path.exists():
                 continue
-            digest = _digest_path(path)
-            if digest.exists() and digest.read_text() == sha256_of(path):
-                return dict(torch.load(path, map_location=device, weights_only=True))
+            digest, _, content = path.read_bytes().partition(b"\n")
+            if digest.decode(errors="replace") == hashlib.sha256(content).hexdigest():
+                return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
             aside = path.with_suffix(".damaged")
             print(f"{path}: damaged; set aside as {aside.name}", flush=True)
             path.replace(aside)
         return None
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
@@ -178,7 +178,7 @@ def find_zoom(
 def save_reader(reader: SizeReader, path: Path) -> None:
     """Write a reader to `path` (.safetensors), atomically."""
     with atomic_path(path) as partial:
-        save_file({"weight": reader.weight, "bias": np.array([reader.bias])}, partial)
+        partial.write_bytes(save({"weight": reader.weight, "bias": np.array([reader.bias])}))
 
 
 def load_reader(path: Path) -> SizeReader:

@@ -6,10 +6,9 @@ what watches the training selects nothing. Every random draw is a function of (s
 interrupted ends in the same weights, bit for bit, as one that was not.
 """
 
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -33,6 +32,7 @@ Batch = tuple[Tensor, Tensor]
 PrepareBatch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor, Tensor | None]]
 Watch = Callable[[NormalizedUNet, int], dict[str, float]]
 History = list[dict[str, float]]
+ImagesOf = Callable[[int], Sequence[str]]
 
 
 class Trainer:
@@ -63,6 +63,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.history: History = []
         self._sums: dict[str, Tensor] = {}  # of the loss terms, over the steps of the running epoch
+        self._unchecked: list[tuple[int, float, Tensor]] = []  # step, rate, and loss and gradient norm on the device
 
     def state(self) -> dict[str, Any]:
         """Return all that a restart needs."""
@@ -104,6 +105,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        rate = float(self.schedule.get_last_lr()[0])
+        self._unchecked.append((self.step, rate, torch.stack([total.detach().float(), norm.float()])))
         self.optimizer.step()
         self.schedule.step()
         self._average_weights()
@@ -121,20 +124,24 @@ class Trainer:
         decay = min(self.train.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self._averaged, self._current, 1 - decay)
 
-    def close_epoch(self, watched: dict[str, float]) -> None:
-        """Append the epoch's row to the history: means of the loss terms, the rate, and what was watched.
+    def find_divergence(self) -> tuple[int, float, float] | None:
+        """Return step, learning rate and loss of the first step since the last call that is no number, or None.
 
-        Raises:
-            InputError: the loss is no longer a number.
+        A step diverges where its loss or its gradient is infinite or not a number. One transfer from the device.
         """
+        unchecked, self._unchecked = self._unchecked, []
+        values = torch.stack([value for _, _, value in unchecked]).cpu() if unchecked else torch.zeros(0, 2)
+        wrong = (~values.isfinite().all(dim=1)).nonzero()
+        if len(wrong) == 0:
+            return None
+        first = int(wrong[0])
+        return unchecked[first][0], unchecked[first][1], float(values[first, 0])
+
+    def close_epoch(self, watched: dict[str, float]) -> None:
+        """Append the epoch's row to the history: means of the loss terms, the rate, and what was watched."""
         steps = self.train.steps_per_epoch
         means = {name: float(value) / steps for name, value in self._sums.items()}
         self._sums = {}
-        if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
-            raise InputError(
-                f"the loss became {means['loss']} in the {steps} steps before step {self.step}; "
-                f"lower train.lr ({self.train.lr}) or train.clip_norm ({self.train.clip_norm})"
-            )
         row: dict[str, float] = {
             "epoch": self.step // steps,
             "step": self.step,
@@ -158,25 +165,50 @@ def train_model(
     watch: Watch,
     checkpoint_every_s: float,
     title: str,
+    images_of: ImagesOf | None = None,
 ) -> NormalizedUNet:
     """Train to the end of the schedule, from the last checkpoint if there is one, and return the averaged model.
+
+    The last state stays in `checkpoint`: a run that is killed before its weights are safe repeats no training.
 
     Args:
         trainer: a fresh one.
         batches_from: gives the batches from a step on.
         prepare: makes inputs and targets on the device.
-        checkpoint: where the state is saved every `checkpoint_every_s`, and on SIGTERM and Ctrl-C.
+        checkpoint: where the state is saved every `checkpoint_every_s`, at the end, and on SIGTERM and Ctrl-C.
         watch: called with the averaged model and the step at each epoch's end; its numbers go into the history.
         title: of the progress bar.
+        images_of: says which images a step learns from, for the message about one that diverges.
 
     Raises:
-        InputError: the loss became infinite or not a number.
+        InputError: the loss or a gradient became infinite or not a number; the last state from before is kept.
         KeyboardInterrupt: the process was asked to stop; the state is saved.
     """
     state = checkpoint.load(trainer.device)
     if state is not None:
         trainer.restore(state)
         print(f"{title}: resumed at step {trainer.step} of {trainer.steps}", flush=True)
+    saved_step = trainer.step
+
+    def refuse_divergence() -> None:
+        found = trainer.find_divergence()
+        if found is None:
+            return
+        step, rate, loss = found
+        names = f", images {', '.join(images_of(step))}" if images_of else ""
+        raise InputError(
+            f"{title}: step {step + 1} of {trainer.steps}: the loss became {loss} or its gradient no number, at a "
+            f"learning rate of {rate:.3g}{names}; lower train.lr ({trainer.train.lr}) or train.clip_norm "
+            f"({trainer.train.clip_norm}), or look at these images; the last good state, of step {saved_step}, is "
+            f"left in {checkpoint.folder}"
+        )
+
+    def save() -> None:
+        nonlocal saved_step
+        refuse_divergence()
+        checkpoint.save(trainer.state())
+        saved_step = trainer.step
+
     saved = mark = time.monotonic()
     remaining = range(trainer.step, trainer.steps)
     with _stop_requests() as stop_requested:
@@ -188,31 +220,32 @@ def train_model(
             trainer.seconds += now - mark
             mark = now
             if trainer.step % trainer.train.steps_per_epoch == 0:
+                refuse_divergence()
                 trainer.close_epoch(watch(trainer.ema, trainer.step))
                 mark = time.monotonic()
             if stop_requested():
-                checkpoint.save(trainer.state())
+                save()
                 print(
                     f"{title}: stopped at step {trainer.step}, state saved; run the same command to go on", flush=True
                 )
                 raise KeyboardInterrupt
-            if now - saved >= checkpoint_every_s:
-                checkpoint.save(trainer.state())
+            if now - saved >= checkpoint_every_s or trainer.step == trainer.steps:
+                save()
                 saved = mark = time.monotonic()
     return trainer.ema
 
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT, and the death of the process that started this one, into a question to be asked.
-
-    DVC leaves its stage running when it is terminated itself: an orphan must not go on writing.
-    """
+    """Turn SIGTERM, SIGHUP and SIGINT into a question to be asked between steps; one that is ignored stays so."""
     received: list[int] = []
-    parent = os.getppid()
-    old = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {
+        number: signal.signal(number, lambda n, _: received.append(n))
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
-        yield lambda: bool(received) or os.getppid() != parent
+        yield lambda: bool(received)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -27,7 +27,7 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as partial:
-        save_file(tensors, partial, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        partial.write_bytes(save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
 def load_weights(path: Path, params: SmpParams | VanillaParams) -> tuple[NormalizedUNet, dict[str, str]]:

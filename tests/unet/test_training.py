@@ -2,8 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,16 +122,51 @@ def test_it_learns_to_see_bright_discs(params: Params, tmp_path: Path) -> None:
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
 
 
-def test_a_loss_that_is_no_number_stops_the_training(params: Params, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad_step", [0, 5, 11])
+def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_last_good_state(
+    params: Params, tmp_path: Path, bad: float, bad_step: int
+) -> None:
+    """Saving after every step, what is saved last is the state from before the step that diverged."""
+    seen = 0
+
+    def poison(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
+        nonlocal seen
+        inputs, targets, _ = prepare(images, label_maps, generator)
+        seen += 1
+        return inputs, targets * bad if seen == bad_step + 1 else targets, None
+
+    checkpoint = Checkpoint(tmp_path)
+    message = (
+        rf"step {bad_step + 1} of 12: .*learning rate of .*, images {bad_step}; .*train\.lr.*of step {bad_step}, is"
+    )
+    with pytest.raises(InputError, match=message):
+        train_model(
+            make_trainer(params),
+            lambda step: make_batches(params.train, step),
+            poison,
+            checkpoint,
+            no_watch,
+            1e-9,
+            "test",
+            lambda step: [str(step)],
+        )
+    state = checkpoint.load(torch.device("cpu"))
+    assert (state["step"] if state else 0) == bad_step
+    assert all(value.isfinite().all() for value in (state["model"].values() if state else ()))
+
+
+def test_divergence_between_saves_is_found_before_the_next_one(params: Params, tmp_path: Path) -> None:
     def poison(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
         inputs, targets, _ = prepare(images, label_maps, generator)
         return inputs * float("nan"), targets, None
 
-    trainer = make_trainer(params)
-    with pytest.raises(InputError, match=r"loss became nan .*train\.lr"):
+    with pytest.raises(InputError, match=r"step 1 of 12: the loss became nan .*of step 0"):
         train_model(
-            trainer, lambda step: make_batches(params.train, step), poison, Checkpoint(tmp_path), no_watch, 1e-9, "test"
-        )
+            make_trainer(params), lambda step: make_batches(params.train, step), poison, Checkpoint(tmp_path), no_watch,
+            1e9, "test",
+        )  # fmt: skip
+    assert Checkpoint(tmp_path).load(torch.device("cpu")) is None
 
 
 def test_center_crop_takes_the_middle() -> None:
@@ -156,16 +192,57 @@ def test_weights_of_pixels_reach_the_loss(params: Params) -> None:
     assert weigh(2.0) == pytest.approx(2 * weigh(1.0), rel=1e-5)
 
 
+@pytest.mark.parametrize("damage", [b"half a checkpoint", b"", b"0" * 64 + b"\nnot what this digest is of"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
 ) -> None:
     checkpoint = Checkpoint(tmp_path)
     checkpoint.save({"step": 1})
     checkpoint.save({"step": 2})
-    (tmp_path / "newest.pt").write_bytes(b"half a checkpoint")
+    (tmp_path / "newest.pt").write_bytes(damage)
     assert checkpoint.load(torch.device("cpu")) == {"step": 1}
     assert (tmp_path / "newest.damaged").exists()
+    assert "newest.pt: damaged" in capsys.readouterr().out
     assert Checkpoint(tmp_path / "empty").load(torch.device("cpu")) is None
+
+
+def save_and_die(folder: Path, fatal_call: int) -> None:
+    """Save over what is in `folder`, and be killed at the given call to the system."""
+    calls = 0
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == fatal_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("replace", "unlink", "open", "close", "fsync", "chmod"):
+        setattr(os, name, dying(getattr(os, name)))
+    Checkpoint(folder).save({"step": 3})
+
+
+def test_a_save_that_is_killed_at_any_of_its_calls_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A process saves over two checkpoints, and dies at its 1st, 2nd, ... call to the system, until it survives."""
+    survived, call = False, 0
+    while not survived:
+        call += 1
+        folder = tmp_path / str(call)
+        Checkpoint(folder).save({"step": 1})
+        Checkpoint(folder).save({"step": 2})
+        pid = os.fork()
+        if pid == 0:  # a fork, since a fresh process takes seconds to import torch
+            save_and_die(folder, call)
+            os._exit(0)
+        survived = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        state = Checkpoint(folder).load(torch.device("cpu"))
+        assert state in ([{"step": 3}] if survived else [{"step": 2}, {"step": 3}]), call
+        Checkpoint(folder).save({"step": 4})
+        assert sorted(path.name for path in folder.iterdir()) == ["newest.pt", "previous.pt"]
+    assert call > 5
 
 
 def test_a_folder_is_held_by_one_process_only(tmp_path: Path) -> None:
