@@ -18,9 +18,10 @@ from pipeline.images.store import PackWriter
 from pipeline.params import Params
 from pipeline.unet.folding import fold_batch_norms
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet
-from pipeline.unet.predict import FindZoom, Prediction, predict_images
+from pipeline.unet.predict import Ensemble, FindZoom, Prediction, predict_images, predict_strips
 from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.size import SizeReader, find_zoom, load_reader
+from pipeline.unet.views import views_of
 from pipeline.unet.weights import load_weights
 
 NamedImage = tuple[str, NDArray[np.uint8]]
@@ -63,12 +64,34 @@ def stretch_images(images: Iterable[NamedImage], params: Params) -> Iterator[Nam
 
 def predict_with(folds: Folds, images: Iterable[NamedImage], params: Params) -> Iterator[Prediction]:
     """Yield predictions of images (H, W, 3) uint8 RGB, averaged over `folds`, at the zoom of their estimated size."""
+    return predict_at(folds.models, images, params, lambda _, image: _zoom_of(folds, image, params))
+
+
+def predict_large(folds: Folds, image: NDArray[np.uint8], params: Params) -> Iterator[NDArray[np.uint8]]:
+    """Yield the mean over zooms of the prediction that `predict_with` makes of one image, strip by strip.
+
+    Args:
+        folds: the networks to average.
+        image: (H, W, 3) uint8 RGB, contiguous; its brightness is stretched in place, for a large one has no room twice.
+        params: all parameters.
+
+    Yields:
+        (rows, W, 3) uint8, value / 255, from the top on.
+    """
     train = params.train
+    configure_torch(train.threads)
+    device = select_device(train.device)
+    apply_contrast(image, find_contrast(image, params.contrast), in_place=True)
+    views = views_of(params.predict.views)
+    ensemble = Ensemble(folds.models, views, device, train.precision, train.channels_last)
+    # On a CPU tiles of their usual size gain nothing by going together, and take as much more memory.
+    predict = params.predict.model_copy(update={"batch": 1}) if device.type == "cpu" else params.predict
+    yield from predict_strips(ensemble, image, predict, _zoom_of(folds, image, params))
 
-    def zoom_of(_: str, image: NDArray[np.uint8]) -> float:
-        return find_zoom(*folds, image, train.object_diameter_px, params.size, train.precision)
 
-    return predict_at(folds.models, images, params, zoom_of)
+def _zoom_of(folds: Folds, image: NDArray[np.uint8], params: Params) -> float:
+    train = params.train
+    return find_zoom(*folds, image, train.object_diameter_px, params.size, train.precision)
 
 
 def predict_at(

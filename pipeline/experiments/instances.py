@@ -4,7 +4,7 @@ Two ways lead there: one decoding of the mean over zooms, and the second-level m
 of many decodings. The model is refitted from its table of candidates: no model is ever loaded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.images.store import Pack
 from pipeline.nuclei.candidates import FEATURES, Candidates, find_candidates
-from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips
 from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, rate_candidates
 from pipeline.parallel import map_in_order
 from pipeline.params import Params
@@ -50,6 +50,11 @@ def read_prediction(predictions: Arrays, image_id: str) -> tuple[NDArray[np.uint
         raise InputError(f"image {image_id}: it has no prediction; run the stage that predicts it again") from error
 
 
+def is_large(shape: tuple[int, ...], params: Params) -> bool:
+    """Whether an image of `shape` (H, W, ...) is left to one decoding, which needs it only in strips."""
+    return shape[0] * shape[1] > params.select.max_pixels
+
+
 def candidates_of(probabilities: NDArray[np.uint8], zoom: float, params: Params) -> Candidates | None:
     """Return the candidates of an image, or None where one decoding is to find its nuclei.
 
@@ -58,8 +63,7 @@ def candidates_of(probabilities: NDArray[np.uint8], zoom: float, params: Params)
         zoom: at which the image was seen.
         params: `select` says how, and which images are too large; `train` the size of nuclei at that zoom.
     """
-    area = probabilities.shape[1] * probabilities.shape[2]
-    if params.select.trees == 0 or area > params.select.max_pixels:
+    if params.select.trees == 0 or is_large(probabilities.shape[1:3], params):
         return None
     expected_px = max(params.train.object_diameter_px, 1.0) / zoom
     return find_candidates(probabilities, params.predict.scales, list_decodings(params.select), expected_px)
@@ -79,6 +83,15 @@ class NucleusFinder:
         if candidates is None:
             return decode_instances(average_zooms(probabilities), self.decoding)
         return choose_set(candidates, rate_candidates(self.model, candidates), self.params.select)
+
+    def find_in_strips(self, strips: Iterable[NDArray[np.uint8]], shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Return what `find` does of an image that `is_large`, from strips (rows, W, 3) of its mean over zooms.
+
+        Args:
+            strips: from the top on, value / 255; read as they are needed.
+            shape: H and W of the image.
+        """
+        return decode_strips(strips, shape, self.decoding)
 
 
 def load_finder(decoding: Path, candidates: Path, params: Params) -> NucleusFinder:

@@ -116,7 +116,8 @@ def parse_scores(text: str, source: str) -> pd.DataFrame:
             io.StringIO(text), dtype={"image_id": str, "group": str, "image_type": str}, keep_default_na=False
         )
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{source}: not a CSV of scores ({error}); `dvc repro evaluate` writes one") from error
+        why = " ".join(str(error).split())
+        raise InputError(f"{source}: not a CSV of scores ({why}); `dvc repro evaluate` writes one") from error
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing or table.empty:
         fault = f"lacks the columns {missing}" if missing else "has no rows"

@@ -6,36 +6,35 @@ uint32 beyond 65,535 nuclei; 0 background), `<name>.overlay.png`, and `<name>.nu
 A TIFF with several pages is a stack: each page is an image of its own, `<name>.page000` and so on, and its brightness
 is stretched for itself. Up to four samples per pixel, or three channels, are colours and not pages. Numbers of other
 types than 8 bits are stretched as 16 bits are: see `pipeline.images.raw`.
+
+An image with more pixels than `select.max_pixels` passes in strips from the network to its nuclei: besides the image
+and its label map, the memory that it takes grows with its width and not with its area.
 """
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
 import tifffile
 from numpy.typing import NDArray
-from skimage.measure import regionprops_table
 
 from pipeline.errors import InputError
-from pipeline.experiments.figures import brighten_image
-from pipeline.experiments.inference import load_folds, predict_with
-from pipeline.experiments.instances import load_finder
-from pipeline.files import atomic_path
+from pipeline.experiments.inference import Folds, NamedImage, load_folds, predict_large, predict_with
+from pipeline.experiments.instances import NucleusFinder, is_large, load_finder
+from pipeline.experiments.results import write_nuclei
 from pipeline.images.raw import decode_image, to_rgb
 from pipeline.params import load_params
 from pipeline.progress import track
 
-_OUTLINE_RGB = (255, 220, 0)
-_STRIP_ROWS = 256  # at a time, so that memory does not grow with a large image's area
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 
 
 def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Path) -> Iterator[tuple[Path, int]]:
     """Find the nuclei of the images at `paths`, write them to `out`, and yield each label map's path and count.
+
+    A file that cannot be read does not stop the others: it is named when they are done.
 
     Args:
         paths: image files.
@@ -51,6 +50,24 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
     if not all((folds / name).exists() for name in needed):
         raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
     params = load_params(params_path)
+    _check_paths(paths)
+    finder = load_finder(decoding_path, folds / "candidates.npz", params)
+    trained = load_folds(folds / "weights", folds / "sizes", params.folds.ids, params)
+    faults: list[InputError] = []
+    images = _read_all(paths, params.predict.max_pixels, faults)
+    for name, image, label_map in track(_find_all(images, trained, finder), "predict", len(paths)):
+        count = int(label_map.max(initial=0))
+        path = write_nuclei(out, name, image, label_map)
+        del image, label_map  # of a large image they are gigabytes, and the next is read now
+        yield path, count
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise InputError(f"{len(faults)} of {len(paths)} files are left out: " + "; ".join(map(str, faults)))
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    """Refuse what a look at the paths shows, before a network is loaded."""
     names = [path.stem for path in paths]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
@@ -62,50 +79,93 @@ def segment_files(paths: Sequence[Path], out: Path, params_path: Path, folds: Pa
             raise InputError(f"{path}: a folder; give the files in it, {path}/*.png say")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-    finder = load_finder(decoding_path, folds / "candidates.npz", params)
-    trained = load_folds(folds / "weights", folds / "sizes", params.folds.ids, params)
-    shown: dict[str, NDArray[np.uint8]] = {}
-    read: set[str] = set()
 
-    def images() -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        for path in paths:
-            for name, image in read_images(path, params.predict.max_pixels):
+
+def _read_all(paths: Sequence[Path], max_pixels: int, faults: list[InputError]) -> Iterator[NamedImage]:
+    """Yield the images of all files as `read_images` does, and append what is wrong with a file to `faults`."""
+    read: set[str] = set()
+    for path in paths:
+        try:
+            for name, image in read_images(path, max_pixels):
                 if name in read:
                     raise InputError(f"{path}: its results would be named {name}, as others are; use another --out")
                 read.add(name)
-                shown[name] = image
                 yield name, image
+                del image
+        except InputError as error:
+            faults.append(error)
+        except OSError as error:
+            faults.append(InputError(f"{path}: cannot be read ({error.strerror}); check the file and its disk"))
 
-    predictions = predict_with(trained, images(), params)
-    for name, probabilities, zoom in track(predictions, "predict", len(paths)):
-        label_map = finder.find(probabilities, zoom)
-        del probabilities  # of a large image, they are gigabytes
-        yield write_nuclei(out, name, shown.pop(name), label_map), int(label_map.max(initial=0))
+
+def _find_all(
+    images: Iterable[NamedImage], trained: Folds, finder: NucleusFinder
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32]]]:
+    """Yield (name, image to draw on, label map) of all images, in their order."""
+    for large, group in groupby(images, lambda item: is_large(item[1].shape, finder.params)):
+        yield from (_find_large if large else _find_small)(group, trained, finder)
 
 
-def read_images(path: Path, max_pixels: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _find_large(
+    images: Iterable[NamedImage], trained: Folds, finder: NucleusFinder
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32]]]:
+    """Find nuclei while the networks predict, strip by strip: besides an image there is only its label map."""
+    for name, image in images:
+        height, width = image.shape[:2]
+        label_map = finder.find_in_strips(predict_large(trained, image, finder.params), (height, width))
+        yield name, image, label_map
+        del image, label_map
+
+
+def _find_small(
+    images: Iterable[NamedImage], trained: Folds, finder: NucleusFinder
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32]]]:
+    """Find nuclei after the networks have predicted, where images of one shape share batches."""
+    shown: dict[str, NDArray[np.uint8]] = {}
+
+    def keep() -> Iterator[NamedImage]:
+        for name, image in images:
+            shown[name] = image
+            yield name, image
+
+    for name, probabilities, zoom in predict_with(trained, keep(), finder.params):
+        yield name, shown.pop(name), finder.find(probabilities, zoom)
+
+
+def read_images(path: Path, max_pixels: int) -> Iterator[NamedImage]:
     """Yield (name, image (H, W, 3) uint8 RGB) of a file; a TIFF stack gives one per page.
+
+    The image is the caller's, to write on.
 
     Raises:
         InputError: the file is no image, is damaged, or has more than `max_pixels` pixels.
     """
-    data = path.read_bytes()
-    pages = (
-        _read_tiff(data, path, max_pixels) if data.startswith(_TIFF) else [decode_image(data, str(path), max_pixels)]
-    )
-    del data
-    for number, page in enumerate(pages):
-        yield (path.stem if len(pages) == 1 else f"{path.stem}.page{number:03d}"), to_rgb(page)
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in _TIFF
+    pages = _read_tiff(path, max_pixels) if is_tiff else [decode_image(path.read_bytes(), str(path), max_pixels)]
+    count = len(pages)
+    for number in range(count):
+        image = to_rgb(pages.pop(0))
+        # What needed no change comes back as a view to read from; it is nobody else's.
+        image.setflags(write=True)
+        yield (path.stem if count == 1 else f"{path.stem}.page{number:03d}"), image
+        del image
 
 
-def _read_tiff(data: bytes, path: Path, max_pixels: int) -> list[NDArray[Any]]:
+def _read_tiff(path: Path, max_pixels: int) -> list[NDArray[Any]]:
     """Return the pages of a TIFF, of all its series in turn, each (H, W) or (H, W, 1..4), its palette looked up."""
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
+        with tifffile.TiffFile(path) as file:
             return [page for series in file.series for page in _read_series(series, path, max_pixels)]
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # tifffile raises whatever its many codecs do
+        if "imagecodecs" in str(error):  # what it calls the library of all codecs that Python has not
+            kind = str(error).split("requires")[0].strip("\"'<> ").removeprefix("COMPRESSION.")
+            raise InputError(
+                f"{path}: a TIFF of a compression that is not read here ({kind}); save it uncompressed or with zlib "
+                "(deflate) compression"
+            ) from error
         raise InputError(f"{path}: not a readable TIFF ({type(error).__name__}: {error}); save it anew") from error
 
 
@@ -115,7 +175,8 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
     if rows * columns == 0 or rows * columns > max_pixels:
         raise InputError(f"{path}: {rows} x {columns} px; give 1 to predict.max_pixels = {max_pixels} pixels")
     array = series.asarray()
-    if array.dtype.kind not in "buif" or not np.isfinite(array).all():
+    # Not a number anywhere makes the extremes so too; an array of answers would be as large as the image.
+    if array.dtype.kind not in "buif" or not np.isfinite([array.min(), array.max()]).all():
         raise InputError(f"{path}: values of type {array.dtype}, or not finite; convert the image to 8 or 16 bits")
     if array.dtype.kind == "b":
         array = array.astype(np.uint8) * 255
@@ -130,46 +191,6 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
         pages = (np.iinfo(pages.dtype).max if pages.dtype.kind in "ui" else pages.max()) - pages
     if series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
         # The table has 16 bits per colour; its upper 8 are what was there before it was stored.
-        colours = np.asarray(series.keyframe.colormap)
-        pages = (colours[:, pages] >> 8).astype(np.uint8).transpose(1, 2, 3, 0)
+        colours = (np.asarray(series.keyframe.colormap) >> 8).astype(np.uint8)
+        pages = np.ascontiguousarray(colours.T)[pages]
     return list(pages)
-
-
-def write_nuclei(out: Path, name: str, image: NDArray[np.uint8], label_map: NDArray[np.int32]) -> Path:
-    """Write the label map, overlay and table of an image (H, W, 3) uint8, and return the label map's path.
-
-    The table has label, area_px, and the centroid's row and column in px, both counted from 0.
-    """
-    count = int(label_map.max(initial=0))
-    path = out / f"{name}.label_map.tif"
-    with atomic_path(path) as partial:
-        tifffile.imwrite(
-            partial,
-            label_map.astype(np.uint16 if count < 2**16 else np.uint32),
-            compression="zlib",
-            photometric="minisblack",
-        )
-    measured = pd.DataFrame(regionprops_table(label_map, properties=("label", "area", "centroid")))
-    measured.columns = pd.Index(["label", "area_px", "row", "column"])
-    with atomic_path(out / f"{name}.nuclei.csv") as partial:
-        measured.astype({"area_px": int}).round(2).to_csv(partial, index=False, lineterminator="\n")
-    with atomic_path(out / f"{name}.overlay.png") as partial:
-        overlay = draw_outlines(brighten_image(image)[0], label_map)
-        cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR, dst=overlay)
-        partial.write_bytes(cv2.imencode(".png", overlay)[1].data)
-    return path
-
-
-def draw_outlines(image: NDArray[np.uint8], label_map: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Return image (H, W, 3) uint8 with the inner rim of each nucleus painted over."""
-    result = image.copy()
-    height = len(label_map)
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
-        at_ends = (int(top == 0), int(bottom == height)), (1, 1)
-        padded = np.pad(label_map[max(0, top - 1) : bottom + 1], at_ends, mode="edge")
-        inner = padded[1:-1, 1:-1]
-        neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-        rim = (inner > 0) & np.any([inner != other for other in neighbours], axis=0)
-        result[top:bottom][rim] = _OUTLINE_RGB
-    return result

@@ -28,6 +28,12 @@ def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> NDArray[n
     return ((levels - low) * (255 / span)).clip(0, 255).round().astype(np.uint8)
 
 
-def apply_contrast(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return image (H, W, 3) uint8 with every level looked up in `table` (256,) uint8."""
+def apply_contrast(image: NDArray[np.uint8], table: NDArray[np.uint8], in_place: bool = False) -> NDArray[np.uint8]:
+    """Return image (H, W, 3) uint8 with every level looked up in `table` (256,) uint8.
+
+    With `in_place` that is `image` itself, overwritten, which then must be contiguous.
+    """
+    if in_place:
+        cv2.LUT(image, table, dst=image)
+        return image
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), table), np.uint8)

@@ -4,6 +4,7 @@ In: foreground, boundary and distance of one image. Out: its label map. The step
 the search for the best parameters repeats only those that a parameter changes.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,7 @@ class Decoding:
 def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: int = STRIP_PX) -> NDArray[np.int32]:
     """Find the nuclei of one image.
 
-    A large image is decoded strip by strip, so that the memory beyond input and result does not grow with it. The
-    result is that of the whole: a component of the mask that a strip's end cuts is left to the next strip, which
-    begins above it.
+    A large image is decoded strip by strip, so that the memory beyond input and result does not grow with it.
 
     Args:
         probabilities: (H, W, 3), foreground, boundary and distance; uint8 (value / 255) or floats in [0, 1].
@@ -51,35 +50,96 @@ def decode_instances(probabilities: NDArray[Any], decoding: Decoding, strip_px: 
     height, width = (*probabilities.shape, 0, 0)[:2]
     if probabilities.ndim != 3 or height * width <= strip_px:
         return decode_scaled(scale_probabilities(probabilities), decoding)
-    label_map = np.zeros((height, width), dtype=np.int32)
     rows = max(1, strip_px // width)
+    strips = (probabilities[top : top + rows] for top in range(0, height, rows))
+    return decode_strips(strips, (height, width), decoding, strip_px)
+
+
+def decode_strips(
+    strips: Iterable[NDArray[Any]], shape: tuple[int, int], decoding: Decoding, strip_px: int = STRIP_PX
+) -> NDArray[np.int32]:
+    """Find the nuclei of one image whose probabilities come in strips, as `decode_instances` does of the whole.
+
+    The result is that of the whole, ids included, wherever the strips begin: a component of the mask that the end of
+    what is decoded at once cuts is left to the next time, which begins above it. Only the rows from there on are held.
+
+    Args:
+        strips: (rows, W, 3) each, from the top on, as `decode_instances` takes them; read as they are needed.
+        shape: H and W of the image.
+        decoding: the parameters.
+        strip_px: how many pixels are decoded at once; more where components are taller.
+
+    Raises:
+        InputError: a strip has another shape or dtype, or they are not H rows together.
+    """
+    height, width = shape
+    label_map = np.zeros(shape, dtype=np.int32)
+    rows = max(1, strip_px // max(1, width))
+    source = iter(strips)
+    held: list[NDArray[Any]] = []  # from row `top` on
     count, top, bottom = 0, 0, 0
-    is_done = np.zeros((0, width), dtype=bool)  # from `top` on, the pixels whose component an earlier strip had whole
+    is_done = np.zeros((0, width), dtype=bool)  # from `top` on, the pixels whose component was decoded whole before
     while bottom < height:
         # Twice what came again: also of an image that is all one component, each row comes a few times only.
         bottom = min(height, bottom + max(rows, bottom - top))
-        scaled = scale_probabilities(probabilities[top:bottom])
-        labels = decode_scaled(scaled, decoding)
-        components = _label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
-        is_open = np.zeros(components.max(initial=0) + 1, dtype=bool)
-        if bottom < height:
-            is_open[components[-1]] = True
-        is_new = ~is_open
-        is_new[components[: len(is_done)][is_done]] = False
-        is_open[0] = is_new[0] = False
-        # A nucleus is of the component of its first pixel: those of its holes come later.
-        pixels = np.flatnonzero(labels)[::-1]
-        origin = np.zeros(labels.max(initial=0) + 1, dtype=np.int32)
-        origin[labels.ravel()[pixels]] = components.ravel()[pixels]
-        is_kept = is_new[origin]
-        new_ids = np.where(is_kept, np.cumsum(is_kept) + count, 0).astype(np.int32)
-        label_map[top:bottom] += new_ids[labels]
-        count += int(is_kept.sum())
-        is_carried = is_open[components].any(axis=1)
-        first = int(is_carried.argmax()) if is_carried.any() else bottom - top
-        is_done = ((components > 0) & ~is_open[components])[first:]
-        top += first
+        held = [_take_rows(held, source, bottom - top, width)]
+        labels, found, is_done = _decode_closed(held[0][: bottom - top], decoding, is_done, bottom == height)
+        labels[labels > 0] += count
+        label_map[top:bottom] += labels
+        count += found
+        top = bottom - len(is_done)
+        held = [held[0][len(labels) - len(is_done) :]]
+        del labels  # while the next strip is made, the result and what is held are all there is
     return label_map
+
+
+def _take_rows(held: list[NDArray[Any]], source: Iterator[NDArray[Any]], rows: int, width: int) -> NDArray[Any]:
+    """Return what is `held` with as many strips of `source` below it as make at least `rows` rows."""
+    parts, have = [part for part in held if len(part)], sum(map(len, held))
+    while have < rows:
+        strip = next(source, None)
+        if strip is None or strip.ndim != 3 or strip.shape[1] != width:
+            got = "end" if strip is None else f"bring {strip.shape}"
+            raise InputError(f"strips of probabilities {got}, {rows - have} rows too early; give (rows, {width}, 3)")
+        parts.append(strip)
+        have += len(strip)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _decode_closed(
+    probabilities: NDArray[Any], decoding: Decoding, is_done: NDArray[np.bool_], is_last: bool
+) -> tuple[NDArray[np.int32], int, NDArray[np.bool_]]:
+    """Decode some rows of an image (h, W, 3), and keep the nuclei of components that end in them and are new.
+
+    Args:
+        probabilities: as `decode_instances` takes them.
+        decoding: the parameters.
+        is_done: (d, W), the pixels of the first rows whose components were decoded before.
+        is_last: whether the image ends here, and with it every component.
+
+    Returns:
+        (h, W) label map of the nuclei that are kept, ids 1..N; N; and `is_done` for the next time, which begins with
+        the first row of the components that are open: with its last so many rows.
+    """
+    scaled = scale_probabilities(probabilities)
+    labels = decode_scaled(scaled, decoding)
+    components = _label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
+    is_open = np.zeros(components.max(initial=0) + 1, dtype=bool)
+    if not is_last:
+        is_open[components[-1]] = True
+    is_new = ~is_open
+    is_new[components[: len(is_done)][is_done]] = False
+    is_open[0] = is_new[0] = False
+    # A nucleus is of the component of its first pixel: those of its holes come later.
+    pixels = np.flatnonzero(labels)[::-1]
+    origin = np.zeros(labels.max(initial=0) + 1, dtype=np.int32)
+    origin[labels.ravel()[pixels]] = components.ravel()[pixels]
+    is_kept = is_new[origin]
+    new_ids = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.int32)
+    is_carried = is_open[components].any(axis=1)
+    first = int(is_carried.argmax()) if is_carried.any() else len(components)
+    carried = components[first:]
+    return new_ids[labels], int(is_kept.sum()), (carried > 0) & ~is_open[carried]
 
 
 def decode_scaled(scaled: NDArray[np.float32], decoding: Decoding) -> NDArray[np.int32]:

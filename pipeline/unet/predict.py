@@ -3,7 +3,8 @@
 In: uint8 RGB images of any size. Out: uint8 probabilities (value / 255) of foreground, boundary and distance, the mean
 over networks and views, for each zoom: the image's own times each of `predict.scales`. An image goes through as
 overlapping tiles, one row of tiles at a time; a row of the image is rounded to uint8 as soon as no further tile reaches
-it, so that memory grows with an image's sides and not with its area, its own output aside.
+it, so that memory grows with an image's sides and not with its area, its own output aside. `predict_strips` has no such
+output: it hands an image on from the top, the zooms averaged already.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,9 @@ FindZoom = Callable[[str, Image], float]
 
 # Images are read this many batches ahead, so that those of one shape meet.
 _CHUNK_BATCHES = 4
+# Of a strongly reduced image a tile spans many pixels. It is made smaller where it would span more than so many times
+# its usual side, and fewer go together where they would span more than so many times a batch's area.
+_MOST_REACH, _MOST_AREA = 4, 8
 
 
 class Prediction(NamedTuple):
@@ -145,35 +149,76 @@ def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictPa
     for number, scale in enumerate(params.scales):
         top = 0
         for rows in _predict_rows(ensemble, images, zoom * scale, params):
-            band = slice(top, top + rows.shape[2])
-            output[:, number, band] = rows.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+            band = slice(top, top + rows.shape[1])
+            output[:, number, band] = rows
             top = band.stop
     return output
 
 
-def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, params: PredictParams) -> Iterator[Tensor]:
-    """Yield the images' probabilities at one zoom, as bands (N, 3, rows, W) from the top down.
+def predict_strips(ensemble: Ensemble, image: Image, params: PredictParams, zoom: float = 1.0) -> Iterator[Image]:
+    """Yield the probabilities of an `image` (H, W, 3) uint8 RGB, seen at `zoom`, as strips (rows, W, 3) from the top.
 
-    The sum over tiles is kept for the rows of one row of tiles; rows above the next one are complete, and leave.
+    They are uint8, already the mean over `params.scales`, and what `average_zooms` makes of `predict_stack`, to the
+    byte. Held are only the rows that some scales have and others have not yet, and one row of tiles of one scale.
     """
+    sources = [_predict_rows(ensemble, [image], zoom * scale, params) for scale in params.scales]
+    waiting: list[list[Image]] = [[] for _ in sources]
+    done = 0
+    while done < image.shape[0]:
+        for source, parts in zip(sources, waiting, strict=True):
+            if not parts:
+                # The networks run here only: whoever takes the strips does not work in this mode.
+                with torch.inference_mode():
+                    parts.append(next(source)[0])
+        ready = min(len(parts[0]) for parts in waiting)
+        yield _average([parts[0][:ready] for parts in waiting])
+        done += ready
+        for parts in waiting:
+            rest = parts.pop()[ready:]
+            if len(rest):
+                parts.append(rest)
+
+
+def _average(strips: Sequence[Image]) -> Image:
+    """Return the mean of some (rows, W, 3) uint8, rounded. The sum of bytes is exact, so no order of it matters."""
+    if len(strips) == 1:
+        return strips[0]
+    mean: NDArray[np.float32] = np.mean(strips, axis=0, dtype=np.float32)
+    return mean.round().astype(np.uint8)
+
+
+def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, params: PredictParams) -> Iterator[Image]:
+    """Yield the images' probabilities at one zoom, as bands (N, rows, W, 3) uint8 from the top down.
+
+    The sum over tiles is kept for the rows of one row of tiles; rows above the next one are complete, and leave. While
+    the caller works on them only the others are held: those where two rows of tiles overlap.
+    """
+    tile_px = max(round(params.tile_px * min(1, _MOST_REACH * zoom)), 2 * params.overlap_px + 1)
     rows, columns = (
-        plan_axis(length, zoom, params.tile_px, params.overlap_px, ensemble.sizes) for length in images[0].shape[:2]
+        plan_axis(length, zoom, tile_px, params.overlap_px, ensemble.sizes) for length in images[0].shape[:2]
     )
     tiles = list(product(range(len(images)), range(len(columns.firsts))))
-    per_batch = max(1, params.batch * params.tile_px**2 // (rows.fed_px * columns.fed_px * len(ensemble.views)))
-    band = torch.zeros(len(images), OUT_CHANNELS, rows.target_px, images[0].shape[1], device=ensemble.device)
-    for row, first in enumerate(rows.firsts):
-        if row > 0:
-            complete = first - rows.firsts[row - 1]
-            yield band[:, :, :complete]
-            band = torch.cat([band[:, :, complete:], torch.zeros_like(band[:, :, :complete])], dim=2)
+    fed_px = rows.fed_px * columns.fed_px * len(ensemble.views)
+    source_px = rows.sources.shape[1] * columns.sources.shape[1]
+    per_batch = max(1, params.batch * params.tile_px**2 // max(fed_px, source_px // _MOST_AREA))
+    ends = [*rows.firsts[1:], images[0].shape[0]]
+    rest = torch.zeros(len(images), OUT_CHANNELS, 0, images[0].shape[1], device=ensemble.device)
+    for row, (first, end) in enumerate(zip(rows.firsts, ends, strict=True)):
+        band = torch.zeros(len(images), OUT_CHANNELS, rows.target_px, images[0].shape[1], device=ensemble.device)
+        band[:, :, : rest.shape[2]] = rest
         for begin in range(0, len(tiles), per_batch):
             batch = tiles[begin : begin + per_batch]
             weighted = _predict_tiles(ensemble, images, rows, columns, row, batch)
             for (image, column), tile in zip(batch, weighted, strict=True):
                 left = columns.firsts[column]
                 band[image, :, :, left : left + columns.target_px] += tile
-    yield band
+            del weighted, tile
+        complete = end - first
+        rest = band[:, :, complete:].clone()
+        whole = band[:, :, :complete].mul_(255).round_().to(torch.uint8)
+        del band
+        yield whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        del whole
 
 
 def _predict_tiles(
@@ -186,7 +231,7 @@ def _predict_tiles(
 ) -> Tensor:
     """Return probabilities times blending weights (B, 3, target rows, target columns) of tiles (image, column)."""
     patches = np.stack([images[image][np.ix_(rows.sources[row], columns.sources[column])] for image, column in batch])
-    x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2).float() / 255
+    x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2).float().div_(255)
     which = [column for _, column in batch]
     write_rows = rows.write[row].to(ensemble.device)
     write_columns = columns.write[which].to(ensemble.device).unsqueeze(1)

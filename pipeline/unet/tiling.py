@@ -9,6 +9,7 @@ image meet exactly as those of an image at its own size do.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,32 @@ class AxisTiles:
     """
 
     sources: Indices
-    read: Tensor | None
+    read: "Matrices | None"
     kept: slice
     firsts: list[int]
     fed_px: int
     target_px: int
-    write: Tensor
+    write: "Tensor | Matrices"
+
+
+class Matrices:
+    """`n` matrices (rows, columns) float32, each made when it is asked for: of a large image all would be 500 MB.
+
+    Args:
+        n: how many there are.
+        rows: of each.
+        make: returns one of them.
+    """
+
+    def __init__(self, n: int, rows: int, make: Callable[[int], NDArray[np.float32]]) -> None:
+        self.n, self.rows, self._make = n, rows, make
+
+    def __getitem__(self, which: int | Sequence[int]) -> Tensor:
+        """Return the matrix (rows, columns) of one tile, or those (len, rows, columns) of several."""
+        if isinstance(which, int):
+            return torch.from_numpy(self._make(which))
+        made = {tile: self._make(tile) for tile in set(which)}
+        return torch.from_numpy(np.stack([made[tile] for tile in which]))
 
 
 def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes: SizeRule) -> AxisTiles:
@@ -67,8 +88,8 @@ def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes:
         write = torch.from_numpy(window[:, kept]).float()
         return AxisTiles(_mirror(fed, length_px), None, kept, firsts, fed.shape[1], write.shape[1], write)
     sources, read = _read_matrices(fed, length_px, zoomed_px)
-    firsts, write = _write_matrices(starts, window, length_px, zoomed_px)
-    return AxisTiles(sources, read, slice(None), firsts, fed.shape[1], write.shape[1], write)
+    firsts, matrices = _write_matrices(starts, window, length_px, zoomed_px)
+    return AxisTiles(sources, read, slice(None), firsts, fed.shape[1], matrices.rows, matrices)
 
 
 def _spread_tiles(length_px: int, tile_px: int, overlap_px: int, sizes: SizeRule) -> tuple[Indices, int]:
@@ -123,29 +144,37 @@ def _interpolate(outputs: Indices, input_px: int, output_px: int) -> tuple[Indic
     return _mirror(taps, input_px), weights / weights.sum(axis=1, keepdims=True)
 
 
-def _read_matrices(fed: Indices, length_px: int, zoomed_px: int) -> tuple[Indices, Tensor]:
+def _read_matrices(fed: Indices, length_px: int, zoomed_px: int) -> tuple[Indices, Matrices]:
     """Return the pixels (n, source) that tiles read, and the matrices (n, fed, source) from there to `fed` (n, fed)."""
     parts = [_interpolate(positions, length_px, zoomed_px) for positions in fed]
     source_px = max(int(np.ptp(taps)) + 1 for taps, _ in parts)
     firsts = np.array([min(int(taps.min()), length_px - source_px) for taps, _ in parts])
-    matrices = np.zeros((len(fed), fed.shape[1], source_px), np.float32)
     rows = np.arange(fed.shape[1])[:, None]
-    for matrix, first, (taps, weights) in zip(matrices, firsts, parts, strict=True):
-        np.add.at(matrix, (rows, taps - first), weights)
-    return firsts[:, None] + np.arange(source_px), torch.from_numpy(matrices)
+
+    def make(tile: int) -> NDArray[np.float32]:
+        taps, weights = parts[tile]
+        matrix = np.zeros((fed.shape[1], source_px), np.float32)
+        np.add.at(matrix, (rows, taps - firsts[tile]), weights)
+        return matrix
+
+    return firsts[:, None] + np.arange(source_px), Matrices(len(fed), fed.shape[1], make)
 
 
-def _write_matrices(starts: Indices, window: Weights, length_px: int, zoomed_px: int) -> tuple[list[int], Tensor]:
+def _write_matrices(starts: Indices, window: Weights, length_px: int, zoomed_px: int) -> tuple[list[int], Matrices]:
     """Return where tiles begin to write, and the matrices (n, target, kept) from predictions to the image's pixels."""
     taps, weights = _interpolate(np.arange(length_px), zoomed_px, length_px)
     kept_px = window.shape[1]
-    inside = [(taps >= start) & (taps < start + kept_px) for start in starts]
-    touched = [np.flatnonzero(part.any(axis=1)) for part in inside]
+    touched = [np.flatnonzero(((taps >= start) & (taps < start + kept_px)).any(axis=1)) for start in starts]
     target_px = max(int(np.ptp(rows)) + 1 for rows in touched)
     firsts = [min(int(rows[0]), length_px - target_px) for rows in touched]
-    matrices = np.zeros((len(starts), target_px, kept_px), np.float32)
-    for matrix, first, start, part, blending in zip(matrices, firsts, starts, inside, window, strict=True):
-        rows, which = np.nonzero(part[first : first + target_px])
-        np.add.at(matrix, (rows, taps[first + rows, which] - start), weights[first + rows, which])
-        matrix *= blending
-    return firsts, torch.from_numpy(matrices)
+
+    def make(tile: int) -> NDArray[np.float32]:
+        first, start = firsts[tile], starts[tile]
+        part = taps[first : first + target_px]
+        rows, which = np.nonzero((part >= start) & (part < start + kept_px))
+        matrix = np.zeros((target_px, kept_px), np.float32)
+        np.add.at(matrix, (rows, part[rows, which] - start), weights[first + rows, which])
+        matrix *= window[tile]
+        return matrix
+
+    return firsts, Matrices(len(starts), target_px, make)

