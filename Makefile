@@ -5,11 +5,14 @@ READY := $(VENV)/.ready
 # DVC starts its stages through a shell: they must find this environment's python.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
+# DVC's own cache holds pickles; by default it lies where every user of the machine may write.
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
-.PHONY: help repro test bench lint dvc-deps params clean
+.PHONY: help repro test faults bench lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
+	@echo "make faults    kills, full disks, bad input, load: for tests/README.md; only=NAME for a part"
 	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
 	@echo "make lint      ruff and mypy"
 	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
@@ -22,6 +25,10 @@ repro: $(READY)
 
 test: $(READY)
 	python -m pytest
+
+faults: $(READY)
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[faults]'
+	python -m tests.faults $(only)
 
 bench: $(READY)
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -13,8 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.errors import InputError
 
+_MOST_YAML = 50_000  # characters; params.yaml has 3,000
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -155,6 +158,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: no JSON object; `dvc repro` writes it again")
     return content
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of the YAML file at `path`.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or has what DVC never writes and in a few bytes means gigabytes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_yaml(text)
+        return yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: cannot be read as YAML ({why}); mend it, or restore it by `git checkout`") from error
+
+
+def _check_yaml(text: str) -> None:
+    """Refuse aliases and nesting that grow without bound, and values that break the parsers of YAML's types."""
+    depth = 0
+    for event in yaml.parse(text[:_MOST_YAML], yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        marks = getattr(event, "anchor", None), getattr(event, "tag", None)
+        if any(marks) or depth > 20 or len(getattr(event, "value", "")) > 1000 or len(text) > _MOST_YAML:
+            raise yaml.YAMLError(
+                f"an anchor, a tag, 20 levels, a word of 1,000 characters, or over {_MOST_YAML} in all"
+            )
 
 
 def sha256_of(path: Path) -> str:

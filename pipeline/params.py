@@ -6,18 +6,18 @@ A section is a frozen class; an unknown, missing or out-of-bounds key ends in on
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
+from pipeline.files import read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Natural = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
+Natural = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-# Room below 2 ** 32, where numpy's seeds end, for what is added per fold and per try.
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Whole  # numpy's end at 2 ** 32; room for what is added per fold and per try
 
 
 class Section(BaseModel):
@@ -29,13 +29,13 @@ class Section(BaseModel):
 class DataParams(Section):
     """Which archives are read, and what is made of the faults in them."""
 
-    dir: str  # the folder of the archives
+    dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of the archives; quoted for a shell
     train: str  # archive with <image_id>/images/ and <image_id>/masks/
     test: str  # archive with <image_id>/images/, or `none`
     solution: str  # the test set's truth (CSV); used where the file is there, or `none`
     allow_unlabelled: bool  # accept training images that have no mask
     max_pixels: Natural  # of one image; a larger header is refused before it is decoded
-    min_fragment_px: Annotated[int, Field(ge=0)]  # detached fragments of a mask below this many pixels are dropped
+    min_fragment_px: Whole  # detached fragments of a mask below this many pixels are dropped
     workers: Natural  # processes that decode
 
 
@@ -164,10 +164,8 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _tile_covers_crop(self) -> "TrainParams":
-        if self.tile_px < self.crop_px:
-            raise ValueError(f"train.tile_px is {self.tile_px}; make it at least crop_px, {self.crop_px}")
-        if self.start_crop_px > self.crop_px:
-            raise ValueError(f"train.start_crop_px is {self.start_crop_px}; make it at most crop_px, {self.crop_px}")
+        if not (sides := (self.start_crop_px, self.crop_px, self.tile_px)) == tuple(sorted(sides)):
+            raise ValueError(f"train.start_crop_px, crop_px and tile_px are {sides}; let none be below the one before")
         return self
 
     def at_start(self) -> "TrainParams":
@@ -179,9 +177,9 @@ class TrainParams(Section):
 class HousekeepingParams(Section):
     """What changes no result: how training is fed, saved and watched."""
 
-    loader_workers: Annotated[int, Field(ge=0)]  # processes that cut tiles; 0 cuts them between steps
+    loader_workers: Whole  # processes that cut tiles; 0 cuts them between steps
     checkpoint_every_s: Positive
-    score_every_epochs: Annotated[int, Field(ge=0)]  # look at the held-out fold; 0 never
+    score_every_epochs: Whole  # look at the held-out fold; 0 never
     score_images: Natural  # how many held-out images a look takes
 
 
@@ -191,7 +189,7 @@ class SizeParams(Section):
     window_px: Natural  # longest side of what the network sees of an image
     octaves: Positive  # the reader is fitted on zooms up to so far to each side of the one trained at
     looks: Annotated[int, Field(ge=2)]  # zooms of each training image that it is fitted on
-    steps: Annotated[int, Field(ge=0)]  # times an estimate is made at the zoom of the one before
+    steps: Whole  # times an estimate is made at the zoom of the one before
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # around the last one, whose estimates are averaged
     min_zoom: Positive
     max_zoom: Positive
@@ -209,7 +207,7 @@ class PredictParams(Section):
     views: Literal["identity", "flips", "d4"]
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # zooms, relative to the image's own by its nuclei
     tile_px: Natural  # longest side of what the network predicts at once; what is longer is cut into tiles
-    overlap_px: Annotated[int, Field(ge=0)]
+    overlap_px: Whole
     batch: Natural  # tiles of tile_px in a forward pass, all views counted; as many more as they are smaller
     max_pixels: Natural  # of an image given to the command `predict`
 
@@ -233,7 +231,7 @@ class DecodeParams(Section):
 class SelectParams(Section):
     """The second-level model: gradient-boosted trees that rate candidate nuclei."""
 
-    trees: Annotated[int, Field(ge=0)]  # 0 leaves the model out: nuclei are those of one decoding
+    trees: Whole  # 0 leaves the model out: nuclei are those of one decoding
     seed_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]  # candidates come from all combinations
     boundary_weight: Share
     mask_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
@@ -281,20 +279,13 @@ def load_params(path: Path) -> Params:
     Raises:
         InputError: the file is missing, is no YAML mapping, or a key is unknown, missing or out of bounds.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it with `git checkout`") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it there") from error
+    content = read_yaml(path)
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         # A key that is unknown is the likely cause of the one that is missing.
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {first['input']!r}"
-        raise InputError(
-            f"{path}: {key}: {first['msg']}{value}{more}; `pipeline/params.py` lists every key with its bounds"
-        ) from error
+        key = ".".join(str(part) for part in first["loc"])[:200] or "the file"
+        value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
+        what = " ".join(f"{key}: {first['msg'][:300]}{value} (faults in all: {error.error_count()})".split())
+        raise InputError(f"{path}: {what}; `pipeline/params.py` lists every key with its bounds") from error

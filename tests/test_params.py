@@ -1,11 +1,16 @@
 """params.yaml: equal to what DVC's Hydra composition makes by default, closed, and clear about what is wrong."""
 
+import contextlib
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from dvc.utils.hydra import compose_and_dump
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.params import Params, load_params
@@ -64,6 +69,8 @@ def change(tmp_path: Path, key: str, value: Any) -> Path:
         ("train", ..., "train"),
         ("train.lr", -1, "train.lr"),
         ("train.lr", "fast", "train.lr"),
+        ("train.epochs", 2**31, "train.epochs"),
+        ("select.trees", 2**31, "select.trees"),
         ("train.tile_px", 8, "train"),
         ("train.start_crop_px", 1000, "train"),
         ("folds.ids", [0], "folds"),
@@ -87,6 +94,58 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(InputError, match=r"params\.yaml"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "9" * 5000,
+            "0x" + "f" * 5000,
+            "1:" * 400 + "1.5",
+            "2001-99-99",
+            "!!int ''",
+            "!!bool x",
+            "!!float x",
+            "!!binary x",
+        ),
+        *("!!timestamp x", "!!python/object/apply:os.system ['true']", "&a [*a]", "{<<: [*b, *b]}", "[" * 5000),
+        *("[ " * 5000, "{a: " * 500, '"\\ud800"', "1" * 900, "-1", "[[1, 2], [3]]", "1e999", ".nan"),
+    ],
+)
+@pytest.mark.parametrize("key", ["epochs", "lr"])
+def test_a_value_that_breaks_yaml_or_its_types_is_refused_soon(tmp_path: Path, key: str, value: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    changed = re.sub(rf"^  {key}: .*$", lambda _: f"  {key}: {value}", text, count=1, flags=re.MULTILINE)
+    assert changed != text
+    (tmp_path / "params.yaml").write_text(changed)
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"params\.yaml") as error:
+        load_params(tmp_path / "params.yaml")
+    assert time.process_time() - start < 5
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize("kind", ["[%s]", "{<<: [%s]}"])
+def test_a_bomb_of_aliases_is_refused_before_it_unfolds(tmp_path: Path, kind: str) -> None:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} {kind % ', '.join([f'*a{i - 1}'] * 10)}" for i in range(1, 12)]
+    (tmp_path / "params.yaml").write_text("\n".join(lines) + "\n" + (ROOT / "params.yaml").read_text())
+    with pytest.raises(InputError, match="an anchor"):
+        load_params(tmp_path / "params.yaml")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_put_in_it_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    place = data.draw(st.integers(0, len(text)))
+    text = text[:place] + data.draw(st.text(max_size=12)) + text[place + data.draw(st.integers(0, 5)) :]
+    (tmp_path / "params.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(InputError):
+        params = load_params(tmp_path / "params.yaml")
+        assert Params.model_validate(params.model_dump()) == params
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

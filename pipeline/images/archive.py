@@ -18,10 +18,15 @@ from pipeline.errors import InputError
 
 _ENTRY = re.compile(r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)", re.IGNORECASE | re.DOTALL)
 # What zipfile raises where an archive is damaged, according to where the damage lies.
-_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
+_DAMAGE = (
+    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError),
+    *(ValueError, struct.error, OverflowError),  # an offset that is negative, or no place in any file
+)
 _MAX_BYTES_PER_PIXEL = 8  # four channels of 16 bits, uncompressed
 _OVERHEAD_BYTES = 2**20  # headers and metadata
 _LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
+_LONGEST_NAME = 512  # characters; a file system takes 255 bytes for each folder, and Kaggle's names have 144
+_LOCAL_HEADER_BYTES = 30  # before the name, section 4.3.7 of PKWARE's APPNOTE
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
 
 
@@ -47,46 +52,56 @@ def open_archive(path: Path) -> zipfile.ZipFile:
             f"{path}: no such archive; `python -m pipeline fetch` gets it, or set data.dir, data.train, data.test"
         ) from error
     except _DAMAGE as error:
-        raise InputError(f"{path}: not a whole zip file ({error}); download it again") from error
+        raise InputError(f"{path}: not a whole zip file ({str(error)[:200]}); download it again") from error
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
     """Return the bytes of `entry`, checked against its CRC.
 
     Raises:
-        InputError: the entry is damaged, or unpacks to more than an image of `max_pixels` can take: a bomb.
+        InputError: the entry is damaged, is packed by another method than deflate, or unpacks to more than an image of
+            `max_pixels` can take: a bomb.
     """
     info, most = archive.getinfo(entry), max_pixels * _MAX_BYTES_PER_PIXEL + _OVERHEAD_BYTES
-    if info.file_size > most:
+    # What is packed needs its room too, and no image grows by packing.
+    if (size := max(info.file_size, info.compress_size)) > most:
         raise InputError(
-            f"{archive.filename}: {entry}: unpacks to {info.file_size} bytes, "
+            f"{archive.filename}: {entry}: unpacks to {size} bytes, "
             f"more than an image of max_pixels = {max_pixels}; raise data.max_pixels if the image is real"
         )
+    # Of the other methods' streams, zipfile unpacks a piece at once whatever its size, and 50 bytes may be gigabytes.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(
+            f"{archive.filename}: {entry}: packed by method {info.compress_type}, not deflate; zip it anew by deflate"
+        )
     try:
-        content = _read_plain(archive, info)
-        return archive.read(entry) if content is None else content
+        return _read_plain(archive, info)
     except _DAMAGE as error:
         raise InputError(f"{archive.filename}: {entry}: damaged ({error}); download the archive again") from error
 
 
-def _read_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | None:
-    """Return the bytes of a stored or deflated entry whose CRC is right, otherwise None.
+def _read_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a stored or deflated entry; never more than its size in the directory and one are unpacked.
 
     Without the objects that zipfile makes for each entry, which take longer than a mask of some hundred bytes.
     """
     file = archive.fp
-    if file is None or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return None
+    if file is None:
+        raise ValueError("the archive is closed")
     file.seek(info.header_offset)
-    header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\3\4":
-        return None
-    # The local header, section 4.3.7 of PKWARE's APPNOTE: the lengths of the name and of the extra field come last.
+    header = file.read(_LOCAL_HEADER_BYTES)
+    if len(header) < _LOCAL_HEADER_BYTES or header[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile("no header where the directory says")
+    # The lengths of the name and of the extra field come last.
     file.seek(sum(struct.unpack_from("<HH", header, 26)), 1)
     content = file.read(info.compress_size)
     if info.compress_type == zipfile.ZIP_DEFLATED:
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, info.file_size + 1)
-    return content if len(content) == info.file_size and zlib.crc32(content) == info.CRC else None
+    if len(content) != info.file_size:
+        raise zipfile.BadZipFile(f"another size than {info.file_size} bytes")
+    if zlib.crc32(content) != info.CRC:
+        raise zipfile.BadZipFile("Bad CRC-32")
+    return content
 
 
 def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bool) -> list[ArchiveImage]:
@@ -95,9 +110,9 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
     `labelled` says that masks belong to the images; without it masks are ignored, as in a test set.
 
     Raises:
-        InputError: an entry is encrypted, a link, no PNG, twice there or leads out of its folder; an id cannot stand in
-            a CSV; two images have one id; a mask has no image; an image has no mask while `allow_unlabelled` is false;
-            there is no image at all.
+        InputError: an entry is encrypted, a link, no PNG, twice there, lies over another or leads out of its folder; a
+            name is absurdly long; an id cannot stand in a CSV; two images have one id; a mask has no image; an image
+            has no mask while `allow_unlabelled` is false; there is no image at all.
     """
     images: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
@@ -152,9 +167,12 @@ def _check_labels(
 
 def _checked_entries(archive: zipfile.ZipFile) -> list[str]:
     """Return the names of all files in the archive after refusing what an honest archive never has."""
+    _check_places(archive)
     seen: dict[str, str] = {}
     for info in archive.infolist():
         name = info.filename
+        if len(name) > _LONGEST_NAME:
+            raise InputError(f"{archive.filename}: {name[:60]!r}: a name of {len(name)} characters; shorten it")
         where = f"{archive.filename}: {name!r}"
         # The quick questions first: an archive has tens of thousands of entries.
         if (
@@ -177,3 +195,15 @@ def _checked_entries(archive: zipfile.ZipFile) -> list[str]:
             raise InputError(f"{where}: the same name as {seen[key]!r}; remove one")
         seen[key] = name
     return [name for name in seen.values() if not name.endswith("/")]
+
+
+def _check_places(archive: zipfile.ZipFile) -> None:
+    """Refuse entries that share their bytes: of such, a small archive may hold any number of large images."""
+    end, previous = 0, ""
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise InputError(
+                f"{archive.filename}: {info.filename[:200]!r}: lies over {previous[:200]!r} or outside of the archive; "
+                "download it again, and do not trust this archive if that brings the same"
+            )
+        end, previous = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size, info.filename

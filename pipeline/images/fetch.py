@@ -2,7 +2,11 @@
 
 In: a source (`fixes`, `bbbc038`, `kaggle`, or a folder that holds the archives) and a folder to fill. Out: the archives
 and tables as the source serves them, and checksums.json with the SHA-256 and the origin of each. A file that is there
-already is verified and kept. Nobody publishes checksums for these files, so the first arrival sets them.
+already is verified and kept.
+
+Nobody publishes checksums for these files, so the first arrival sets them, and none is pinned here: a digest of a copy
+whose bytes nobody has compared with the official server's would refuse good files, and `fixes` is a branch that GitHub
+packs anew. What came over the net is data alone: PNGs, CSVs and zips, which the readers bound and check.
 """
 
 import hashlib

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.params import FoldsParams
 
 COLUMNS = ("image_id", "group", "stratum", "fold")
+_LONGEST_VALUE = 512  # characters, as of a name in an archive
 
 
 def assign_folds(table: pd.DataFrame, groups: pd.Series, params: FoldsParams) -> pd.DataFrame:
@@ -121,16 +122,24 @@ def read_folds(path: Path) -> pd.DataFrame:
     """Read the fold table: image_id, group, stratum (strings), fold (an integer).
 
     Raises:
-        InputError: the file is missing or no CSV, lacks a column, or has a fold that is no whole number.
+        InputError: the file is missing or no CSV, lacks a column, has a fold that is no whole number, or a value that
+            is absurdly long.
     """
     cure = "run the stage `folds` again"
     try:
         folds = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' parser errors and undecodable bytes are ValueErrors
-        raise InputError(f"{path}: not a readable fold table ({error}); {cure}") from error
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a readable fold table ({why}); {cure}") from error
+    # Of values too many in every row, pandas makes names of the rows, and every column holds its neighbour's values.
+    if not isinstance(folds.index, pd.RangeIndex):
+        raise InputError(f"{path}: more values than columns in its rows; {cure}")
     if absent := [column for column in COLUMNS if column not in folds.columns]:
-        raise InputError(f"{path}: no column {absent[0]!r}, only {', '.join(folds.columns)}; {cure}")
-    if not (whole := folds["fold"].str.fullmatch(r"\d+")).all():
+        raise InputError(f"{path}: no column {absent[0]!r}, only {', '.join(folds.columns)[:200]!r}; {cure}")
+    for column in COLUMNS:
+        if (long := folds[column].str.len() > _LONGEST_VALUE).any():
+            raise InputError(f"{path}: {column} {folds[column][long].iloc[0][:60]!r} is absurdly long; {cure}")
+    if not (whole := folds["fold"].str.fullmatch("[0-9]{1,9}")).all():
         row = folds[~whole].iloc[0]
         raise InputError(f"{path}: image {row['image_id']!r} has fold {row['fold']!r}, not a whole number; {cure}")
     return folds[list(COLUMNS)].astype({"fold": int})

@@ -4,6 +4,7 @@ In: named numpy arrays, one at a time. Out: an uncompressed `.npz`, so `numpy.lo
 array from the disk instead of loading it. One file per split keeps DVC's hashing off thousands of small files.
 """
 
+import math
 import mmap
 import struct
 import tokenize
@@ -20,7 +21,10 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 # What zipfile and numpy raise where a pack is damaged, according to where the damage lies.
-_DAMAGE = (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, SyntaxError, tokenize.TokenError)
+_DAMAGE = (
+    *(OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, SyntaxError, tokenize.TokenError),
+    *(TypeError, OverflowError, RecursionError, EOFError),
+)
 # The time that every member carries, so that equal arrays give equal bytes.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -75,22 +79,28 @@ class Pack(Mapping[str, NDArray[Any]]):
     def _open(self) -> None:
         try:
             with zipfile.ZipFile(self.path) as archive:
-                self._entries = {i.filename.removesuffix(".npy"): i.header_offset for i in archive.infolist()}
+                entries = archive.infolist()
+            self._entries = {i.filename.removesuffix(".npy"): (i.header_offset, i.file_size) for i in entries}
+            if len(self._entries) < len(entries):
+                raise zipfile.BadZipFile("two arrays of one name")
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path}: not a readable pack ({error}); run the stage that writes it again"
+                f"{self.path}: not a readable pack ({_shorten(error)}); run the stage that writes it again"
             ) from error
         with self.path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        offset = self._entries[name]
+        offset, size = self._entries[name]
         try:
-            return self._map_array(offset)
+            return self._map_array(offset, size)
         except _DAMAGE as error:
-            raise InputError(f"{self.path}: {name}: damaged ({error}); run the stage that writes it again") from error
+            raise InputError(
+                f"{self.path}: {name[:200]!r}: damaged ({_shorten(error)}); run the stage that writes it again"
+            ) from error
 
-    def _map_array(self, offset: int) -> NDArray[Any]:
+    def _map_array(self, offset: int, size: int) -> NDArray[Any]:
+        """Map the array whose entry begins at `offset` and has `size` bytes, header and values."""
         # The local header, section 4.3.7 of PKWARE's APPNOTE: its two lengths may differ from the directory's.
         name_length, extra_length = struct.unpack_from("<HH", self._map, offset + 26)
         start = offset + 30 + name_length + extra_length
@@ -98,7 +108,10 @@ class Pack(Mapping[str, NDArray[Any]]):
         version = np.lib.format.read_magic(self._map)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(self._map)
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
+        # A header that lies would map its neighbours' values, or with a size below 0 the whole rest of the file.
+        if min(shape, default=0) < 0 or dtype.hasobject or self._map.tell() - start + count * dtype.itemsize != size:
+            raise ValueError(f"its header says {shape} {dtype}, its entry has {size} bytes")
         values = np.frombuffer(self._map, dtype, count, self._map.tell())
         return values.reshape(shape, order="F" if fortran else "C")
 
@@ -117,6 +130,10 @@ class Pack(Mapping[str, NDArray[Any]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path = state["path"]
         self._open()
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def open_packs(paths: Iterable[Path]) -> Mapping[str, NDArray[Any]]:

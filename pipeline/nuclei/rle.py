@@ -27,9 +27,17 @@ def encode_label_map(label_map: NDArray[np.integer]) -> list[str]:
 
     Returns:
         One text per nucleus, in ascending order of the ids; empty where there is no nucleus.
+
+    Raises:
+        InputError: an id is negative, or too large for int32.
     """
     if label_map.size == 0:
         return []
+    if label_map.min() < 0 or label_map.max() > np.iinfo(np.int32).max:
+        raise InputError(
+            f"the label map has ids from {label_map.min()} to {label_map.max()}; ids are 0 for background and up to "
+            f"{np.iinfo(np.int32).max} for nuclei"
+        )
     columns = _flatten_columns(label_map)
     borders = np.flatnonzero(columns[1:] != columns[:-1]) + 1
     starts = np.concatenate(([0], borders))
@@ -83,7 +91,7 @@ def decode_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def _parse_numbers(text: str) -> NDArray[np.int64]:
-    tokens = text.split()
+    tokens = text.split(" ") if text else []  # `split()` would take any space of Unicode's
     for token in tokens:
         if not (token.isascii() and token.isdigit() and len(token) <= _MAX_DIGITS):
             raise InputError(f"{token[:40]!r} is no whole number of pixels; write `start length start length ...`")

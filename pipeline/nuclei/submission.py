@@ -19,6 +19,12 @@ from pipeline.nuclei.rle import decode_pixels, encode_label_map, paint_nucleus
 
 _COLUMNS = ("ImageId", "EncodedPixels")
 _SOLUTION_COLUMNS = (*_COLUMNS, "Height", "Width", "Usage")
+# Bounds that keep what a few bytes can ask for to some gigabytes; the competition's largest image has 1.4 million
+# pixels and a few hundred nuclei.
+_MAX_PIXELS = 50_000_000  # of an image in a solution; as many as data.max_pixels lets an image have
+_MAX_PAIRS = 2**26  # true nuclei times predicted ones of an image
+_MAX_COVER = 16  # how many times an image's area its true masks may have together; they hardly overlap
+_LONGEST_ID = 512  # characters, as of a name in an archive
 _IGNORED = "ignored"  # the Usage, in lower case, of rows that Kaggle does not score
 
 Shape = tuple[int, int]
@@ -63,7 +69,7 @@ def write_submission(path: Path, items: Iterable[tuple[str, NDArray[np.integer]]
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write(",".join(_COLUMNS) + "\n")
         for image_id, label_map in items:
-            if not image_id or image_id != image_id.strip() or set(image_id) & set(',"\r\n'):
+            if not image_id or image_id != image_id.strip() or set(image_id) & set(',"\r\n') or not _is_utf8(image_id):
                 raise InputError(f"image_id {image_id!r} cannot stand in {path.name}; rename the image")
             if image_id <= previous:
                 raise InputError(f"image {image_id} comes after {previous}; give each image once, sorted by image_id")
@@ -138,14 +144,16 @@ def read_solution(path: Path) -> dict[str, Truth]:
         The truth of every image that is scored; an image all of whose rows are ignored is left out.
 
     Raises:
-        InputError: the file is missing, is not UTF-8, has other columns, or an image's sizes are no positive numbers or
-            differ from row to row.
+        InputError: the file is missing, is not UTF-8, has other columns, or an image's sizes are no positive numbers,
+            differ from row to row, or make an image that is absurdly large.
     """
     truths: dict[str, Truth] = {}
     for line, (image_id, text, height, width, usage) in _read_lines(path, _SOLUTION_COLUMNS, any_order=True):
         if usage.strip().lower() == _IGNORED:
             continue
         shape = (_parse_size(path, line, height), _parse_size(path, line, width))
+        if shape[0] * shape[1] > _MAX_PIXELS:
+            raise _fault(path, line, f"image {image_id} is {shape}; no more than {_MAX_PIXELS} pixels; mend the sizes")
         truth = truths.setdefault(image_id, Truth(shape, []))
         if truth.shape != shape:
             raise _fault(path, line, f"image {image_id} is {shape} here and {truth.shape} above; mend the sizes")
@@ -181,19 +189,25 @@ def _match_rows(path: Path, image_id: str, truth: Truth, columns: NDArray[np.int
 
     The overlap table is counted from the list of the masks' pixels, so that a pixel counts in every mask that has it.
     """
-    masks = []
-    for row in truth.rows:
+    n_columns = int(columns.max(initial=0)) + 1
+    if len(truth.rows) * n_columns > _MAX_PAIRS:
+        raise InputError(
+            f"{path}: image {image_id}: {len(truth.rows)} true nuclei and {n_columns - 1} predicted ones, more than "
+            f"{_MAX_PAIRS} pairs; split the image"
+        )
+    table = np.zeros((len(truth.rows), n_columns), dtype=np.int64)
+    covered = 0
+    for index, row in enumerate(truth.rows):
         try:
-            masks.append(decode_pixels(row.text, truth.shape))
+            pixels = decode_pixels(row.text, truth.shape)
         except InputError as error:
             raise _fault(path, row.line, f"image {image_id}: {error}") from error
-    areas = np.array([mask.size for mask in masks], dtype=np.int64)
-    n_columns = int(columns.max(initial=0)) + 1
-    owners = np.repeat(np.arange(len(masks)), areas)
-    pixels = np.concatenate([*masks, np.empty(0, dtype=np.int64)])
-    table = np.bincount(owners * n_columns + columns[pixels], minlength=len(masks) * n_columns)
+        covered += pixels.size
+        if covered > _MAX_COVER * columns.size:
+            raise _fault(path, row.line, f"image {image_id}: its masks cover it {_MAX_COVER} times; mend the masks")
+        table[index] = np.bincount(columns[pixels], minlength=n_columns)
     prediction_areas = np.bincount(columns, minlength=1)[1:]
-    return match_overlap(Overlap(areas, prediction_areas, table.reshape(len(masks), n_columns)[:, 1:]))
+    return match_overlap(Overlap(table.sum(axis=1), prediction_areas, table[:, 1:]))
 
 
 def _decode_rows(path: Path, image_id: str, rows: list[Row], shape: Shape) -> NDArray[np.int32]:
@@ -220,28 +234,42 @@ def _read_lines(path: Path, columns: tuple[str, ...], any_order: bool = False) -
     Ids and runs need no quoting, so a line is a row. Only what others made may have its columns in `any_order`.
     """
     try:
-        # Spreadsheets put a byte order mark first; utf-8-sig drops it.
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").split("\n")
+        # Spreadsheets put a byte order mark first, which utf-8-sig drops, and end lines in their own ways.
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give a CSV file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save it as plain UTF-8 text") from error
+        broken = error.object.count(b"\n", 0, error.start) + 1
+        raise _fault(path, broken, f"not UTF-8 at byte {error.start}; save it as plain UTF-8 text") from error
+    except ValueError as error:  # a path that can be none
+        raise InputError(f"{path}: cannot be read ({error}); give a CSV file") from error
+    lines = text.rstrip("\n").split("\n")
     header = _split(lines[0])
     if tuple(header) != columns and not (any_order and sorted(header) == sorted(columns)):
-        raise _fault(path, 1, f"the columns are {','.join(header)!r}; they must be {','.join(columns)!r}")
+        raise _fault(path, 1, f"the columns are {','.join(header)[:200]!r}; they must be {','.join(columns)!r}")
     for number, line in enumerate(lines[1:], start=2):
         values = _split(line)
-        if len(values) != len(columns) or not values[header.index(columns[0])]:
+        if '"' in line and any('"' in value for value in values):
+            raise _fault(path, number, f"{line[:60]!r} has a quote that nothing closes; drop it")
+        if len(values) != len(columns) or not 0 < len(values[header.index(columns[0])]) <= _LONGEST_ID:
             raise _fault(path, number, f"{line[:60]!r} is no row of {','.join(columns)}; mend or drop it")
         yield number, [values[header.index(name)] for name in columns]
 
 
 def _split(line: str) -> list[str]:
-    return [value.strip().removeprefix('"').removesuffix('"') for value in line.split(",")]
+    """Return the values of a line without their quotes; one quote alone is part of a value, and refused there."""
+    values = [value.strip() for value in line.split(",")]
+    return [value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value for value in values]
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether a text can be written: names of files may hold what is no character."""
+    return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
 def _parse_size(path: Path, line: int, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+    # Ten digits are more than any size has; Python refuses to read thousands of them.
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**31):
         raise _fault(path, line, f"{text[:20]!r} is no size in pixels; give a positive whole number")
     return int(text)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.workspace import clear_results, digest_results, find_leftovers, make_workspace
 
-_LONGEST_WAIT_S = 16.0  # before a kill; a stage takes some six seconds, most of them to import torch
+_LONGEST_WAIT = 0.3  # before a kill, of the seconds that a whole run takes
 _ORPHAN_S = 40.0  # by then whatever a killed DVC has left running must have ended
 _WAYS = ("dvc alone", "stage alone", "process group", "while writing")
 
@@ -85,27 +85,38 @@ def finish(folder: Path, *targets: str) -> None:
     assert code == 0, f"dvc repro ended in {code}:\n{(folder / 'log.txt').read_text(errors='replace')[-3000:]}"
 
 
+def compare(folder: Path, wanted: dict[str, str], code: int, when: str) -> None:
+    """Compare the results of a run that ended in `code` with what they must be."""
+    log = (folder / "log.txt").read_text(errors="replace")[-4000:]
+    assert code == 0, f"{when}: dvc repro ended in {code}:\n{log}"
+    found = digest_results(folder)
+    other = [name for name in wanted if found[name] != wanted[name]]
+    assert not other, f"{when}: {other} differ:\n{log}"
+    assert not find_leftovers(folder), find_leftovers(folder)
+
+
 def check(kills: int, seed: int, targets: tuple[str, ...] = ()) -> str:
     """Kill runs `kills` times, let each go on to its end, and compare with one that was left alone."""
     rng, hit, runs = random.Random(seed), Counter[str](), 1
     with tempfile.TemporaryDirectory() as name:
         folder = make_workspace(Path(name).resolve())
+        begin = time.monotonic()
         finish(folder, *targets)
+        longest_s = _LONGEST_WAIT * (time.monotonic() - begin)
         wanted = digest_results(folder)
         assert targets or "missing" not in wanted.values(), wanted
         clear_results(folder)
         while hit.total() < kills:
             way = _WAYS[hit.total() % len(_WAYS)]
-            stage = kill_once(start(folder, "repro", *targets), folder, way, rng.uniform(1, _LONGEST_WAIT_S))
+            run = start(folder, "repro", *targets)
+            stage = kill_once(run, folder, way, rng.uniform(0.1, 1) * longest_s)
             if stage is None:
                 runs += 1
-                assert digest_results(folder) == wanted, f"seed {seed}, after {hit.total()} kills: other results"
+                compare(folder, wanted, run.returncode, f"seed {seed}, after {hit.total()} kills")
                 clear_results(folder)
             else:
                 hit[stage] += 1
-        finish(folder, *targets)
-        assert digest_results(folder) == wanted, f"seed {seed}, after {hit.total()} kills: other results"
-        assert not find_leftovers(folder), find_leftovers(folder)
+        compare(folder, wanted, start(folder, "repro", *targets).wait(), f"seed {seed}, after {hit.total()} kills")
     places = ", ".join(f"{count} in {stage}" for stage, count in hit.most_common())
     return f"{kills} of {kills} kills survived ({places}); {runs} runs, each the same bit for bit"
 

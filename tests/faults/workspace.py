@@ -1,6 +1,7 @@
 """A small checkout to break things in: the repository's own code and dvc.yaml, eleven images and a tiny network."""
 
 import hashlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -102,11 +103,11 @@ def digest_results(folder: Path, names: Iterable[str] = RESULTS) -> dict[str, st
 
 def stage_command(folder: Path, stage: str, fold: int = 0) -> list[str]:
     """Return the plain command of a stage, as dvc.yaml has it."""
-    words = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][stage]["cmd"].split()
+    words = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][stage]["cmd"]
     values = {"${data.dir}": "data/sample", "${item.fold}": str(fold)}
     for key, value in values.items():
-        words = [word.replace(key, value) for word in words]
-    return [sys.executable, *words[1:]]
+        words = words.replace(key, value)
+    return [sys.executable, *shlex.split(words)[1:]]
 
 
 def find_leftovers(folder: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import stat
+import time
+import tracemalloc
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -151,6 +153,83 @@ def test_a_truncated_archive_is_refused(make_archive, kept):
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(InputError, match=r"train\.zip: not a whole zip file"):
         open_archive(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_unpack_without_bound_are_refused(make_archive, method, monkeypatch):
+    path = make_archive({IMAGE: bytes(10**6), MASK: b""}, compression=method)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\1\2")
+    data[place + 24 : place + 28] = (100).to_bytes(4, "little")  # the directory says that it is small
+    path.write_bytes(data)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    with open_archive(path) as archive, pytest.raises(InputError, match=rf"{IMAGE}: packed by method {method}"):
+        read_entry(archive, IMAGE, 10**6)
+
+
+def test_a_size_that_lies_does_not_unpack_more(make_archive):
+    path = make_archive({IMAGE: bytes(10**7), MASK: b""})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\1\2")
+    data[place + 24 : place + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with open_archive(path) as archive, pytest.raises(InputError, match=r"damaged .another size than 100 bytes"):
+            read_entry(archive, IMAGE, 10**6)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("field", [20, 24])  # packed and unpacked size, section 4.3.12 of PKWARE's APPNOTE
+@pytest.mark.parametrize("size", [10**8, 2**32 - 2, 2**60])
+def test_an_absurd_size_is_refused_without_taking_memory(make_archive, field, size):
+    path = make_archive({IMAGE: b"the pixels", MASK: b""}, compression=zipfile.ZIP_STORED)
+    with open_archive(path) as archive:
+        info = archive.getinfo(IMAGE)
+        setattr(info, {20: "compress_size", 24: "file_size"}[field], size)
+        with pytest.raises(InputError, match=f"unpacks to {size} bytes"):
+            read_entry(archive, IMAGE, 10**6)
+
+
+def test_entries_that_share_their_bytes_are_refused(make_archive):
+    """As in David Fifield's bombs: a directory of many names that all lead to one image."""
+    path = make_archive({IMAGE: b"the pixels", MASK: b"the mask", "b/images/b.png": b"the pixels"})
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"PK\1\2")
+    data[place + 42 : place + 46] = bytes(4)  # where the entry lies
+    path.write_bytes(data)
+    message = refusal(path, allow_unlabelled=True)
+    assert "'b/images/b.png': lies over 'a/images/a.png'" in message
+
+
+def test_a_place_before_the_archive_is_refused(make_archive):
+    path = make_archive({IMAGE: b"", MASK: b""})
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\5\6")
+    data[place + 16 : place + 20] = (10**6).to_bytes(4, "little")  # where the directory lies, behind the file's end
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        index(path)
+
+
+def test_a_name_of_thousands_of_characters_is_refused_in_a_short_message(make_archive):
+    message = refusal(make_archive({IMAGE: b"", MASK: b"", "d/" * 20_000 + "x.png": b""}))
+    assert "a name of 40005 characters" in message
+    assert len(message) < 1000
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a whole zip file"):
+        open_archive(tmp_path / "a\0.zip")
+
+
+def test_a_hundred_thousand_empty_entries_are_soon_told_apart(make_archive):
+    path = make_archive({f"{i}/images/{i}.png": b"" for i in range(100_000)}, compression=zipfile.ZIP_STORED)
+    start = time.process_time()
+    assert len(index(path, labelled=False)) == 100_000
+    assert time.process_time() - start < 20  # 2 s on the machine where it was written
 
 
 def test_a_damaged_entry_is_named(make_archive):

@@ -57,3 +57,12 @@ def test_a_large_image_is_sampled_to_the_same_table():
     tile = np.random.default_rng(0).integers(30, 200, (64, 64, 1), dtype=np.uint8).repeat(3, axis=2)
     small, large = (find_contrast(np.tile(tile, (n, n, 1)), WHOLE_RANGE) for n in (1, 33))
     assert np.abs(small.astype(int) - large).max() <= 2
+
+
+def test_in_place_is_the_same_and_no_copy():
+    image = np.random.default_rng(0).integers(30, 200, (40, 50, 3), dtype=np.uint8)
+    table = find_contrast(image, WHOLE_RANGE)
+    expected = apply_contrast(image, table)
+    assert expected is not image
+    assert apply_contrast(image, table, in_place=True) is image
+    np.testing.assert_array_equal(image, expected)

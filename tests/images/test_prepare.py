@@ -200,3 +200,29 @@ class TestSample:
         prepare_archive(sample / "stage1_train.zip", folder, True, two)
         for name in FILES:
             assert (folder / name).read_bytes() == (prepared_sample / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("20,30", "1e999,30"),
+        ("20,30", "-20,30"),
+        ("20,30", "0,30"),
+        ("20,30", "20.5,30"),
+        ("20,30", "99999999999999999999,30"),
+        ("20,30", "20,30,30"),
+        ("20,30", "٢,30"),
+        ("20,30", ""),
+        ("NA,", "001,"),
+        ("image_id", "image"),
+    ],
+)
+def test_a_damaged_table_is_refused(faulty, folder, data_params, before, after):
+    prepare_archive(faulty, folder, False, data_params)
+    path = folder / "table.csv"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(InputError, match=r"table\.csv: not a whole table of images") as error:
+        read_table(folder)
+    assert "\n" not in str(error.value)

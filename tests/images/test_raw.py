@@ -1,7 +1,9 @@
 """Image files become uint8 RGB by the stated rules, and masks one label map, with every fault found and named."""
 
+import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -112,9 +114,13 @@ class TestColours:
         assert not image[:15].any()
         assert not image[:, :20].any()
 
-    @pytest.mark.parametrize("suffix", [".tiff", ".bmp"])
-    def test_other_lossless_formats(self, png, suffix):
-        assert np.array_equal(read(png(RGB, suffix)), RGB)
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_channels_are_swapped_in_place_whatever_the_size(self, png, dtype, channels):
+        rng = np.random.default_rng(0)
+        for height, width in ((1, 1), (3, 17), (64, 65), (1100, 1000)):
+            array = rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+            assert np.array_equal(decode_image(png(array), "x", 10**7), array)
 
     @settings(max_examples=40, deadline=None)
     @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))))
@@ -162,15 +168,81 @@ class TestDamage:
     def test_what_is_no_image(self, data):
         self.refusal(data)
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp"])
+    def test_a_large_image_of_sixteen_bits_takes_little_beyond_itself(self):
+        """As floats, it took ten times as much; the strips are those of a small image at once."""
+        array = np.random.default_rng(0).integers(0, 2**16, (1100, 1300, 4), np.uint16)
+        tracemalloc.start()
+        try:
+            image = to_rgb(array)
+            assert tracemalloc.get_traced_memory()[1] < 2.5 * array.nbytes
+        finally:
+            tracemalloc.stop()
+        low, high = np.percentile(array[..., :3], (0.1, 99.9))
+        levels = np.clip((array[..., :3] - low) * (255 / (high - low)), 0, 255).round().astype(np.uint8)
+        opacity = array[..., 3:].astype(np.float32) / 65535
+        assert np.array_equal(image, (levels * opacity).round().astype(np.uint8))
+
+    @pytest.mark.parametrize("suffix", [".tiff", ".bmp", ".webp", ".ppm", ".gif"])
+    def test_other_formats_are_refused_before_they_are_decoded(self, png, suffix, monkeypatch):
+        data = png(np.zeros((5, 7, 3), np.uint8), suffix)
+        monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+        assert "neither PNG nor JPEG" in self.refusal(data)
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg"])
     def test_max_pixels_is_the_largest_size_allowed(self, png, suffix):
         data = png(np.zeros((5, 7, 3), np.uint8), suffix)
         assert decode_image(data, "x", 35).shape == (5, 7, 3)
         with pytest.raises(InputError, match=r"5 x 7 px.* max_pixels = 34"):
             decode_image(data, "x", 34)
 
-    def test_floats_are_refused(self, png):
-        assert "float32" in self.refusal(png(np.zeros((3, 3), np.float32), ".tiff"))
+    @pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 1]])
+    def test_a_jpeg_whose_header_is_huge_is_refused_before_it_is_decoded(self, options, monkeypatch):
+        data = cv2.imencode(".jpg", np.zeros((40, 30, 3), np.uint8), options)[1].tobytes()
+        assert read(data).shape == (40, 30, 3)
+        place = data.index(struct.pack(">HH", 40, 30))
+        monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+        message = self.refusal(data[:place] + b"\xff" * 4 + data[place + 4 :])
+        assert "65535 x 65535 px" in message
+        # A thumbnail's header within a segment of its own is not the image's.
+        thumbnail = b"\xff\xe1" + struct.pack(">H", 100) + data[2:100]
+        assert "65535 x 65535 px" in self.refusal(
+            data[:2] + thumbnail + data[2:place] + b"\xff" * 4 + data[place + 4 :]
+        )
+
+    def test_a_jpeg_of_thousands_of_scans_is_refused(self, monkeypatch):
+        data = cv2.imencode(".jpg", np.zeros((40, 30), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+        scan = data[data.rindex(b"\xff\xda") : -2]
+        monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+        assert "more than 100 scans" in self.refusal(data[:-2] + scan * 5000 + data[-2:])
+
+    def test_a_jpeg_cut_within_its_headers(self):
+        data = cv2.imencode(".jpg", np.zeros((40, 30), np.uint8))[1].tobytes()
+        for length in range(3, data.index(b"\xff\xc0") + 8):
+            assert "a JPEG that is cut short" in self.refusal(data[:length])
+
+    def test_a_second_header_does_not_enlarge_the_image(self, png):
+        data = png(RGB)
+        huge = self.patch_size(data, 5000, 5000)
+        self.refusal(data[:33] + huge[8:33] + data[33:])
+
+    @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+    def test_a_bomb_in_an_ancillary_chunk_does_no_harm(self, png, kind):
+        """50 MB of text or colour profile, in 50 kB."""
+        content = b"k\0\0" + (b"\1\0\0" if kind == b"iTXt" else b"") + zlib.compress(bytes(50_000_000))
+        chunk = kind + content
+        whole = struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        data = png(RGB)
+        assert np.array_equal(read(data[:33] + whole + data[33:]), RGB)
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_whatever_byte_is_damaged_the_size_is_within_bounds_and_no_other_error_comes(self, data):
+        array = np.random.default_rng(0).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+        content = bytearray(cv2.imencode(data.draw(st.sampled_from([".png", ".jpg"])), array)[1].tobytes())
+        for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)))):
+            content[place] = value
+        with contextlib.suppress(InputError):
+            assert read(bytes(content)).size <= 3 * LIMIT
 
 
 def place(pixels, name="m"):

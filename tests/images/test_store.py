@@ -2,6 +2,8 @@
 
 import contextlib
 import pickle
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -131,6 +133,41 @@ def test_a_missing_pack_says_so(tmp_path):
         open_packs([tmp_path / "none.npz"])
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2,), }",
+        "{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (2,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-4, -4), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (15,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (17,), }",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (4294967296, 4294967296), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999999,), }",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (16,), }",
+        "{'descr': 5, 'fortran_order': False, 'shape': (16,), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': 16}",
+        "[]",
+        "(" * 3000,
+    ],
+)
+def test_a_header_that_is_not_of_its_values_is_refused(tmp_path, header):
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "pack.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + bytes(16))
+        archive.writestr("b.npy", bytes(100))
+    pack = Pack(tmp_path / "pack.npz")
+    with pytest.raises(InputError, match=r"pack\.npz: 'a': damaged"):
+        pack["a"]
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path, arrays):
+    path = write(tmp_path / "pack.npz", {"a": np.zeros(3), "b": np.zeros(3)})
+    path.write_bytes(path.read_bytes().replace(b"b.npy", b"a.npy"))
+    with pytest.raises(InputError, match=r"not a readable pack .two arrays of one name"):
+        Pack(path)
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_a_truncated_pack_is_refused(tmp_path, arrays, kept):
     path = write(tmp_path / "pack.npz", arrays)
@@ -142,7 +179,7 @@ def test_a_truncated_pack_is_refused(tmp_path, arrays, kept):
 
 def test_a_compressed_npz_is_refused(tmp_path, arrays):
     np.savez_compressed(tmp_path / "pack.npz", **arrays)
-    with pytest.raises(InputError, match=r"pack\.npz: a\.image: damaged"):
+    with pytest.raises(InputError, match=r"pack\.npz: 'a\.image': damaged"):
         Pack(tmp_path / "pack.npz")["a.image"]
 
 

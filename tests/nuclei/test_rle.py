@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline.errors import InputError
-from pipeline.nuclei.rle import decode_rle, decode_rles, encode_label_map
+from pipeline.nuclei.rle import decode_pixels, decode_rle, decode_rles, encode_label_map
 
 LABEL_MAPS = npst.arrays(
     st.sampled_from([np.uint8, np.uint16, np.int32, np.int64]),
@@ -112,3 +112,32 @@ def test_bad_runs_are_refused(text, message):
 def test_a_pixel_in_two_nuclei_is_refused():
     with pytest.raises(InputError, match="nucleus 3: pixel 4 is in nucleus 1 already"):
         decode_rles(["3 2", "1 1", "4 1"], (2, 3))
+
+
+def decode_by_reference(text, size):
+    """Number by number; None where it is refused."""
+    tokens = text.split()
+    if len(tokens) % 2 or any(set(token) - set("0123456789") or len(token) > 18 for token in tokens):
+        return None
+    pixels, end = [], 0
+    for start, length in zip(map(int, tokens[::2]), map(int, tokens[1::2]), strict=True):
+        if start <= end or length < 1 or start + length - 1 > size:
+            return None
+        end = start + length - 1
+        pixels += range(start - 1, end)
+    return pixels
+
+
+@given(
+    st.lists(
+        st.integers(0, 30).map(str) | st.sampled_from(["9" * 18, "9" * 19, "-1", "1.5", "²", "٣", "+1", "1_0", "x"])
+    )
+)
+def test_whatever_the_text_it_decodes_as_the_reference_or_is_refused(tokens):
+    text = " ".join(tokens)
+    expected = decode_by_reference(text, 40)
+    if expected is None:
+        with pytest.raises(InputError):
+            decode_pixels(text, (5, 8))
+    else:
+        assert decode_pixels(text, (5, 8)).tolist() == expected

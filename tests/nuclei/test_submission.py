@@ -1,7 +1,11 @@
 """The CSV files: what is written is valid, every fault is named with its line, scores are Kaggle's."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.nuclei.metric import score
@@ -154,6 +158,12 @@ def test_ignored_rows_of_a_solution_are_dropped(tmp_path):
     [
         (["a,1 2,3,x,Private"], "line 2: 'x' is no size"),
         (["a,1 2,0,4,Private"], "line 2: '0' is no size"),
+        (["a,1 2," + "9" * 5000 + ",4,Private"], "line 2: '99999999999999999999' is no size"),
+        (
+            ["a,1 2,2147483647,2147483647,Private"],
+            r"line 2: image a is \(2147483647, 2147483647\); no more than 50000000",
+        ),
+        (["a" * 1000 + ",1 2,3,4,Private"], "line 2: 'aaa.* is no row"),
         (["a,1 2,3,4,Private", "a,5 1,4,3,Private"], r"line 3: image a is \(4, 3\) here and \(3, 4\) above"),
     ],
 )
@@ -198,6 +208,58 @@ def test_a_solution_that_scores_nothing_is_refused(tmp_path):
     write_submission(tmp_path / "s.csv", truths.items())
     with pytest.raises(InputError, match="no row is scored"):
         score_submission(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths, "Ignored"))
+
+
+def test_true_masks_that_cover_an_image_many_times_are_refused(tmp_path):
+    lines = ["a,1 10000,100,100,Private"] * 20
+    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    with pytest.raises(InputError, match=r"solution\.csv: line 18: image a: its masks cover it 16 times"):
+        score_submission(write(tmp_path / "s.csv", "a,1 5"), solution)
+
+
+def test_pairs_of_nuclei_without_number_are_refused(tmp_path):
+    """9,000 of a pixel each, on both sides: a table of 650 MB."""
+    numbers = range(1, 18_000, 2)
+    lines = [f"a,{i} 1,100,200,Private" for i in numbers]
+    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    with pytest.raises(InputError, match="image a: 9000 true nuclei and 9000 predicted ones"):
+        score_submission(write(tmp_path / "s.csv", *(f"a,{i} 1" for i in numbers)), solution)
+
+
+LINES = st.lists(
+    st.text(st.sampled_from(list("ab,0123456789 -.\"'\r\0\u2028٣é")), max_size=20)
+    | st.builds("{},{} {}".format, st.sampled_from("abc"), st.integers(-1, 15), st.integers(-1, 15))
+    | st.builds(
+        "{},{} {},{},{},{}".format,
+        st.sampled_from("abc"),
+        st.integers(0, 15),
+        st.integers(0, 15),
+        st.integers(0, 2**40),
+        st.integers(0, 5),
+        st.sampled_from(["Private", "Ignored"]),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=LINES)
+def test_whatever_the_lines_a_submission_is_valid_or_refused(tmp_path, lines):
+    path = write(tmp_path / "s.csv", *lines)
+    with contextlib.suppress(InputError):
+        nuclei = validate_submission(path, SHAPES)
+        assert sum(len(np.unique(m[m > 0])) for _, m in read_label_maps(path, SHAPES)) == nuclei
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=LINES)
+def test_whatever_the_lines_a_solution_scores_or_is_refused(tmp_path, lines):
+    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    with contextlib.suppress(InputError):
+        truths = read_solution(solution)
+        result = score_submission(write(tmp_path / "s.csv", "a,1 2", "b,", "c,"), solution)
+        assert result.table["image_id"].tolist() == sorted(truths)
+        assert 0 <= result.mean <= 1
 
 
 def test_true_masks_that_overlap_keep_all_their_pixels(tmp_path):
