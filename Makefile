@@ -19,7 +19,9 @@ help:
 	@echo "make params    compose pipeline/conf into params.yaml"
 	@echo "make clean     remove the environment"
 
+# DVC writes a lock file in place, and refuses to run where a kill cut it short.
 repro: $(READY)
+	@python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm -f .dvc/tmp/rwlock
 	dvc repro
 	@python -m pipeline summary
 

@@ -59,8 +59,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             yield partial
             if folder.exists():
                 with _temporary(folder, make_folder=True) as old:
-                    folder.replace(old)  # an empty folder gives way to a full one
-                    partial.replace(folder)
+                    try:
+                        folder.replace(old)  # an empty folder gives way to a full one
+                        partial.replace(folder)
+                    except BaseException:
+                        if not folder.exists():
+                            old.replace(folder)
+                        raise
             else:
                 partial.replace(folder)
             _sync_folder(folder.parent)
@@ -74,34 +79,37 @@ def _temporary(path: Path, make_folder: bool) -> Iterator[Path]:
     """
     prefix, suffix = f".{path.name}.", ".partial"
     for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
-        with suppress(OSError), _locked(left):
-            _remove(left)
+        _remove_unlocked(left)
     while True:
         if make_folder:
             partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=suffix))
+            try:
+                handle = os.open(partial, os.O_RDONLY)
+            except FileNotFoundError:  # another process took it for a left one before it was locked
+                continue
         else:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
-            os.close(handle)
             partial = Path(name)
         try:
-            with _locked(partial) as handle:
-                if partial.exists() and partial.stat().st_ino == os.fstat(handle).st_ino:
-                    yield partial
-                    return
-                # Another process took it for a left one before it was locked.
+            with suppress(OSError):  # where the file system knows no locks, nothing that was left is removed either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if partial.exists() and partial.stat().st_ino == os.fstat(handle).st_ino:
+                yield partial
+                return
         finally:
+            os.close(handle)
             _remove(partial)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Hold `path` for this process alone, and yield its descriptor; raises OSError where another process holds it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield handle
-    finally:
-        os.close(handle)
+def _remove_unlocked(left: Path) -> None:
+    """Remove a temporary file or folder on which no process works."""
+    with suppress(OSError):
+        handle = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(left)
+        finally:
+            os.close(handle)
 
 
 def _remove(path: Path) -> None:
@@ -126,7 +134,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        is_here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
+        if error.errno not in _NO_ROOM or not is_here:
             raise
         raise InputError(
             f"{path}: cannot be written ({os.strerror(error.errno)}); make room, or make its folder writable, and run "

@@ -1,14 +1,15 @@
 """Work spread over processes with bounded memory."""
 
-import ctypes
 import itertools
 import multiprocessing
+import os
 import signal
-import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 import cv2
@@ -19,7 +20,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WAITING_PER_WORKER = 4  # results that may wait to be taken: enough that no worker idles
-_SIGNAL_WHEN_PARENT_DIES = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -61,6 +61,12 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
     # Ctrl-C reaches every process of a terminal; the one that started this one says what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker waits for work for ever where its owner was killed. The fork server notices, and ends its workers so.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SIGNAL_WHEN_PARENT_DIES, signal.SIGKILL)
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+
+
+def _end_with_owner() -> None:
+    """End this process with the one that it works for, however that ends: else it would wait for work for ever."""
+    owner = multiprocessing.parent_process()
+    if owner is not None:
+        wait([owner.sentinel])
+        os._exit(1)

@@ -1,9 +1,13 @@
 """A file is the old one or the new one, never half of either, and nothing temporary stays behind."""
 
+import errno
 import json
+import os
+import signal
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
 
 
@@ -62,6 +66,48 @@ def test_an_error_leaves_the_old_folder(tmp_path):
         fail()
     assert listing(folder) == ["old"]
     assert listing(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, writer):
+    pid = os.fork()
+    if pid == 0:
+        with writer(tmp_path / "a"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(listing(tmp_path)) == 1
+    with writer(tmp_path / "a") as partial:
+        assert listing(tmp_path) == [partial.name]
+    assert listing(tmp_path) == ["a"]
+
+
+def test_two_writers_of_one_file_leave_each_other_alone(tmp_path):
+    path = tmp_path / "a"
+    with atomic_path(path) as first:
+        first.write_text("first")
+        with atomic_path(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+@pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
+def test_a_disk_that_takes_no_more_is_named_with_the_cure(tmp_path, writer, number):
+    def fail():
+        with writer(tmp_path / "a"):
+            raise OSError(number, "no")
+
+    with pytest.raises(InputError, match=r"/a: cannot be written \(.*make room"):
+        fail()
+    assert listing(tmp_path) == []
+
+
+def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path):
+    (tmp_path / "a").write_text("in the way")
+    with pytest.raises(OSError, match="File exists"):
+        write_text(tmp_path / "a" / "b", "text")
 
 
 def test_text_is_utf8_with_unix_line_ends(tmp_path):

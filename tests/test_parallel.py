@@ -6,9 +6,14 @@ The functions mapped are the standard library's: another process finds them by n
 import math
 import operator
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.parallel import map_in_order
 
 PID = "__import__('os').getpid()"
@@ -57,3 +62,27 @@ def test_items_are_taken_only_as_results_are():
         assert len(taken) <= 8 + count
     results.close()
     assert len(taken) <= 18
+
+
+def test_a_process_that_is_killed_ends_in_one_error_with_a_cure():
+    with pytest.raises(InputError, match=r"one of 2 processes died.*lower data\.workers"):
+        list(map_in_order(eval, ["__import__('os').kill(__import__('os').getpid(), 9)"] * 3, 2))
+
+
+_KILLED_OWNER = f"""
+import os
+from pipeline.parallel import map_in_order
+for worker in map_in_order(eval, [{PID!r}] * 4, 2):
+    print(worker, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_no_worker_outlives_the_process_that_started_it():
+    done = subprocess.run([sys.executable, "-c", _KILLED_OWNER], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -9
+    (worker,) = done.stdout.split()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < end, "a worker is left"
+        time.sleep(0.05)

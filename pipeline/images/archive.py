@@ -175,12 +175,11 @@ def _checked_entries(archive: zipfile.ZipFile) -> list[str]:
             raise InputError(f"{archive.filename}: {name[:60]!r}: a name of {len(name)} characters; shorten it")
         where = f"{archive.filename}: {name!r}"
         # The quick questions first: an archive has tens of thousands of entries.
-        if (
-            "\\" in name
-            or name[0:1] == "/"
-            or (name[1:2] == ":" and name[0].isalpha())
-            or (".." in name and ".." in name.split("/"))
-        ):
+        if "\\" in name:
+            raise InputError(
+                f"{where}: backslashes, by which a name leads out of its folder on some systems; zip it anew with `/`"
+            )
+        if name[0:1] == "/" or (name[1:2] == ":" and name[0].isalpha()) or (".." in name and ".." in name.split("/")):
             raise InputError(f"{where}: leads out of the archive's folder; do not trust this archive")
         is_plain = name.isascii() and name.isprintable()
         if not is_plain and any(unicodedata.category(letter) == "Cc" for letter in name):

@@ -60,8 +60,9 @@ def decode_strips(
 ) -> NDArray[np.int32]:
     """Find the nuclei of one image whose probabilities come in strips, as `decode_instances` does of the whole.
 
-    The result is that of the whole, ids included, wherever the strips begin: a component of the mask that the end of
-    what is decoded at once cuts is left to the next time, which begins above it. Only the rows from there on are held.
+    The nuclei are those of the whole, and the ids do not depend on where the strips begin: a component of the mask that
+    the end of what is decoded at once cuts is left to the next time, which begins above it. Only the rows from there on
+    are held.
 
     Args:
         strips: (rows, W, 3) each, from the top on, as `decode_instances` takes them; read as they are needed.

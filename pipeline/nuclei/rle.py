@@ -91,7 +91,7 @@ def decode_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def _parse_numbers(text: str) -> NDArray[np.int64]:
-    tokens = text.split(" ") if text else []  # `split()` would take any space of Unicode's
+    tokens = [token for token in text.replace("\t", " ").split(" ") if token]  # `split()` takes any space of Unicode's
     for token in tokens:
         if not (token.isascii() and token.isdigit() and len(token) <= _MAX_DIGITS):
             raise InputError(f"{token[:40]!r} is no whole number of pixels; write `start length start length ...`")

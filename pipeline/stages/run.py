@@ -63,10 +63,14 @@ def run(main: Callable[..., float | None]) -> None:
 def _stop_on_request() -> None:
     """Let SIGTERM and SIGHUP stop the process as Ctrl-C does, and the death of DVC too, which kills no stage itself."""
 
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
     def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # a second request would break off the cleaning up after the first
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and is to go on doing so
             signal.signal(number, stop)
     if "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
@@ -74,8 +78,12 @@ def _stop_on_request() -> None:
 
 
 def _watch_starter(ancestors: list[int]) -> None:
-    """Ask this process to stop when DVC, or the shell through which it starts a stage, is gone."""
-    while _find_ancestors() == ancestors:
+    """Ask this process to stop when DVC, or the shell through which it starts a stage, is gone.
+
+    It may have gone while the stage's imports ran: then process 1 is in its place, which in a container may be DVC.
+    """
+    is_orphan = ancestors[-1] == 1 and "dvc" not in _read_process(1, "cmdline")
+    while not is_orphan and _find_ancestors() == ancestors:
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
@@ -85,12 +93,16 @@ def _watch_starter(ancestors: list[int]) -> None:
 def _find_ancestors() -> list[int]:
     """Return the parent of this process, and, where that is a shell, the one that started the shell."""
     parent = os.getppid()
-    status = Path(f"/proc/{parent}/stat")
+    name, _, rest = _read_process(parent, "stat").partition("(")[2].rpartition(")")
+    return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+
+
+def _read_process(number: int, file: str) -> str:
+    """Return a file of /proc about a process; empty where there is no /proc, or the process has just gone."""
     try:
-        name, _, rest = status.read_text().partition("(")[2].rpartition(")")
-        return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
-    except OSError:  # no /proc here, or the parent has just gone
-        return [parent]
+        return Path(f"/proc/{number}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _journal_name(main: Callable[..., float | None], values: dict[str, Any]) -> str:

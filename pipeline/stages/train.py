@@ -70,8 +70,9 @@ def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, r
         metadata = {"fold": str(fold), "inputs": fingerprint(parts), **encoder_metadata(trainer)}
         save_weights(trainer.ema, weights, metadata)
         write_text(history, pd.DataFrame(trainer.history).to_csv(index=False, lineterminator="\n"))
-        # Checkpoints of abandoned parameters are of no use any more. The own one is, until DVC has recorded the
-        # weights: it deletes them before it runs a stage again that was killed.
+        # The last state stays: DVC deletes the weights of a stage that was killed before they were recorded, and then
+        # they are not trained again. Those before it, and those of abandoned parameters, are of no use any more.
+        checkpoint.keep_newest()
         for old in stale:
             shutil.rmtree(old)
         return trainer.seconds

@@ -82,3 +82,9 @@ class Checkpoint:
             print(f"{path}: damaged; set aside as {aside.name}", flush=True)
             path.replace(aside)
         return None
+
+    def keep_newest(self) -> None:
+        """Remove all but the newest checkpoint."""
+        for path in self.folder.iterdir():
+            if path != self._paths[0]:
+                path.unlink()

@@ -187,7 +187,8 @@ def train_model(
     state = checkpoint.load(trainer.device)
     if state is not None:
         trainer.restore(state)
-        print(f"{title}: resumed at step {trainer.step} of {trainer.steps}", flush=True)
+        what = "resumed" if trainer.step < trainer.steps else f"trained already, as {checkpoint.folder} has it,"
+        print(f"{title}: {what} at step {trainer.step} of {trainer.steps}", flush=True)
     saved_step = trainer.step
 
     def refuse_divergence() -> None:
