@@ -178,8 +178,11 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         _check_yaml(text)
+        _refuse_twin_keys(yaml.compose(text, yaml.SafeLoader))
         return yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it by `git checkout`") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: cannot be read as YAML ({why}); mend it, or restore it by `git checkout`") from error
 
@@ -194,6 +197,16 @@ def _check_yaml(text: str) -> None:
             raise yaml.YAMLError(
                 f"an anchor, a tag, 20 levels, a word of 1,000 characters, or over {_MOST_YAML} in all"
             )
+
+
+def _refuse_twin_keys(node: yaml.Node | None) -> None:
+    """Refuse a key that comes twice in a mapping: YAML's readers take the last one and say nothing."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twins := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.YAMLError(f"the key {twins[0]} twice, on line {node.start_mark.line + 1} or below")
+        for _, value in node.value:
+            _refuse_twin_keys(value)
 
 
 def sha256_of(path: Path) -> str:

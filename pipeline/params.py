@@ -287,5 +287,7 @@ def load_params(path: Path) -> Params:
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])[:200] or "the file"
         value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
-        what = " ".join(f"{key}: {first['msg'][:300]}{value} (faults in all: {error.error_count()})".split())
-        raise InputError(f"{path}: {what}; `pipeline/params.py` lists every key with its bounds") from error
+        what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        line = " ".join(f"{key}: {what}{value}{more}".split())
+        raise InputError(f"{path}: {line}; `pipeline/params.py` lists every key with its bounds") from error

@@ -151,3 +151,10 @@ def test_whatever_is_put_in_it_is_read_or_refused(tmp_path: Path, data: st.DataO
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("  epochs:", "  epochs: 1\n  epochs:")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match="the key epochs twice"):
+        load_params(tmp_path / "params.yaml")

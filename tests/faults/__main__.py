@@ -26,9 +26,11 @@ CHECKS: dict[str, Callable[[int], str]] = {
 def main() -> None:
     """Run the checks that are named, or all; the first that fails ends in a traceback."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*CHECKS, []], metavar="NAME", help=", ".join(CHECKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CHECKS))
     parser.add_argument("--seed", type=int, default=2018)
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(CHECKS):
+        parser.error(f"no check is called {min(unknown)}; there are {', '.join(CHECKS)}")
     for name in arguments.names or CHECKS:
         begin = time.monotonic()
         figure = CHECKS[name](arguments.seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.faults.workspace import clear_results, digest_results, find_leftovers, make_workspace
 
-_LONGEST_WAIT = 0.3  # before a kill, of the seconds that a whole run takes
+_LONGEST_WAIT = 0.2  # before a kill, of the seconds that a whole run takes
 _ORPHAN_S = 40.0  # by then whatever a killed DVC has left running must have ended
 _WAYS = ("dvc alone", "stage alone", "process group", "while writing")
 
