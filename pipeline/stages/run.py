@@ -71,7 +71,8 @@ def _stop_on_request() -> None:
         raise KeyboardInterrupt
 
     for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and is to go on doing so
+        # nohup ignores SIGHUP, and is to go on doing so.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     if "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
         threading.Thread(target=_watch_starter, args=(_find_ancestors(),), daemon=True).start()

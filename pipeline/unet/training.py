@@ -238,12 +238,12 @@ def train_model(
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM, SIGHUP and SIGINT into a question to be asked between steps; one that is ignored stays so."""
+    """Turn SIGTERM, SIGHUP and SIGINT into a question to be asked between steps; nohup's SIGHUP stays ignored."""
     received: list[int] = []
     old = {
         number: signal.signal(number, lambda n, _: received.append(n))
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-        if signal.getsignal(number) is not signal.SIG_IGN
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield lambda: bool(received)

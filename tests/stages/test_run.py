@@ -55,7 +55,11 @@ def stage(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_request_to_stop_leaves_nothing_half_written(stage, tmp_path, number):
-    run = subprocess.Popen([sys.executable, stage, tmp_path / "out"], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, stage, tmp_path / "out"]
+    # These tests may run under nohup themselves.
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    )
     await_text(tmp_path / "pid")
     run.send_signal(number)
     _, errors = run.communicate(timeout=30)
