@@ -134,7 +134,10 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_here = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
+        # tempfile names the whole path where `path` may be relative. What names another file is about reading that.
+        is_here = error.filename is None or Path(os.fsdecode(error.filename)).absolute().is_relative_to(
+            path.parent.absolute()
+        )
         if error.errno not in _NO_ROOM or not is_here:
             raise
         raise InputError(

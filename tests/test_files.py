@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,26 @@ def test_a_disk_that_takes_no_more_is_named_with_the_cure(tmp_path, writer, numb
     with pytest.raises(InputError, match=r"/a: cannot be written \(.*make room"):
         fail()
     assert listing(tmp_path) == []
+
+
+def test_a_folder_that_takes_no_file_is_named_also_by_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, "no", str(tmp_path / "out" / ".a.partial"))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(InputError, match="out/a: cannot be written"):
+        write_text(Path("out/a"), "text")
+
+
+def test_an_input_that_may_not_be_read_is_not_taken_for_the_output(tmp_path):
+    def fail():
+        with atomic_path(tmp_path / "out" / "a"):
+            raise PermissionError(errno.EACCES, "no", "/elsewhere/input")
+
+    with pytest.raises(PermissionError, match="input"):
+        fail()
 
 
 def test_a_file_in_the_way_of_a_folder_is_an_error(tmp_path):
