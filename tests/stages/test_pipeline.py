@@ -14,13 +14,13 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.experiments.instances import load_finder
 from pipeline.experiments.segment import segment_files
-from pipeline.images.archive import index_archive, open_archive
 from pipeline.images.store import Pack
 from pipeline.nuclei.candidates import FEATURES
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.submission import read_label_maps, score_submission, validate_submission
 from pipeline.params import Params, load_params
 from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, size, submit, train
+from tests.faults.workspace import make_archives
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
@@ -54,16 +54,7 @@ def tiny_params(**changes: object) -> Params:
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the 8 smallest training images of the sample, 3 test images and their solution."""
     folder = tmp_path_factory.mktemp("archives")
-    for name, count in (("stage1_train.zip", 8), ("stage1_test.zip", 3)):
-        with open_archive(SAMPLE / name) as source, zipfile.ZipFile(folder / name, "w") as target:
-            entries = index_archive(source, "train" in name, True)
-            entries = sorted(entries, key=lambda entry: source.getinfo(entry.image_entry).file_size)[:count]
-            for entry in entries:
-                for member in (entry.image_entry, *entry.mask_entries):
-                    target.writestr(member, source.read(member))
-    solution = pd.read_csv(SAMPLE / "stage1_solution.csv")
-    kept = solution[solution["ImageId"].isin([entry.image_id for entry in entries])]
-    kept.to_csv(folder / "stage1_solution.csv", index=False)
+    make_archives(folder)
     return folder
 
 
