@@ -30,7 +30,9 @@ class DataParams(Section):
     """Which archives are read, and what is made of the faults in them."""
 
     dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of the archives; quoted for a shell
-    train: str  # archive with <image_id>/images/ and <image_id>/masks/
+    layout: Literal["competition", "stack"]  # zips with a folder per image, or slices with binary labels (ISBI 2012)
+    train: str  # archive with <image_id>/images/ and <image_id>/masks/; of a stack: zip, folder or TIFF of images
+    labels: str  # of a stack that is a TIFF, the TIFF of its labels; else `none`
     test: str  # archive with <image_id>/images/, or `none`
     solution: str  # the test set's truth (CSV); used where the file is there, or `none`
     allow_unlabelled: bool  # accept training images that have no mask
@@ -51,6 +53,7 @@ class ContrastParams(Section):
 class FoldsParams(Section):
     """How training images are grouped and spread over folds."""
 
+    groups: Literal["found", "blocks"]  # by borders and likeness, or a block of neighbouring slices for each fold
     ids: tuple[int, ...]  # the one place that says how many folds there are: 0, 1, ..., K-1
     seed: Seed
     nuclei_bins: Natural  # quantile bins of the nucleus count within an image type, for the strata
@@ -88,6 +91,7 @@ class VanillaParams(Section):
 class TargetsParams(Section):
     """What the network is asked for, per pixel."""
 
+    boundary: Literal["contact", "membrane"]  # where nuclei meet (below), or all that is inside of none
     boundary_px: Natural  # `boundary` is where two nuclei, the own one counted, are at most this far (Chebyshev)
     distance_px: Natural  # the `distance` to the outside of the own nucleus (Euclid), cut and scaled to 1 here
 

@@ -116,7 +116,7 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
     """
     images: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
-    for entry in _checked_entries(archive):
+    for entry in list_entries(archive):
         match = _ENTRY.fullmatch(entry)
         if match is None or "__MACOSX" in entry or match["name"].startswith(".") or match["name"] in _LITTER:
             continue
@@ -165,7 +165,7 @@ def _check_labels(
         )
 
 
-def _checked_entries(archive: zipfile.ZipFile) -> list[str]:
+def list_entries(archive: zipfile.ZipFile) -> list[str]:
     """Return the names of all files in the archive after refusing what an honest archive never has."""
     _check_places(archive)
     seen: dict[str, str] = {}

@@ -46,6 +46,27 @@ def assign_folds(table: pd.DataFrame, groups: pd.Series, params: FoldsParams) ->
     return min(tries, key=lambda candidate: measure_imbalance(candidate, table))
 
 
+def assign_blocks(table: pd.DataFrame, params: FoldsParams) -> pd.DataFrame:
+    """Give every fold a block of neighbouring slices, as equal as can be: slices beside one another look alike.
+
+    Args:
+        table: a row per slice, with image_id; ids sort in the order of the stack.
+        params: `ids`.
+
+    Returns:
+        image_id, group (the block), stratum, fold; sorted by image_id.
+
+    Raises:
+        InputError: there are more folds than slices.
+    """
+    image_ids = table["image_id"].sort_values(ignore_index=True)
+    if len(image_ids) < len(params.ids):
+        raise InputError(f"{len(params.ids)} folds for {len(image_ids)} slice(s); shorten folds.ids, or add slices")
+    fold = np.arange(len(image_ids)) * len(params.ids) // len(image_ids)
+    blocks = [f"block{number}" for number in fold]
+    return pd.DataFrame({"image_id": image_ids, "group": blocks, "stratum": "slice", "fold": fold})
+
+
 def find_strata(table: pd.DataFrame, params: FoldsParams) -> pd.Series:
     """Return each image's stratum: its type, and among equal types the quantile bin of its nucleus count.
 

@@ -1,7 +1,8 @@
 """An archive to a prepared split: a pack of images and label maps, a table of images, a table of problems.
 
-In: a competition zip. Out: `images.npz`, `table.csv`, `problems.csv` in one folder. Images are decoded in processes,
-each of which reads the zip itself; at most a few per process are in memory at a time.
+In: a competition zip, or a stack of serial sections. Out: `images.npz`, `table.csv`, `problems.csv` in one folder. A
+zip's images are decoded in processes, each of which reads the zip itself; at most a few per process are in memory at a
+time.
 """
 
 import zipfile
@@ -20,6 +21,7 @@ from pipeline.images.archive import ArchiveImage, index_archive, open_archive, r
 from pipeline.images.image_type import classify_image_type
 from pipeline.images.mask_png import UsedRows, decode_used_rows
 from pipeline.images.raw import Mask, Problem, crop_mask, decode_image, merge_masks, to_rgb
+from pipeline.images.stack import read_stack
 from pipeline.images.store import PackWriter
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
 from pipeline.parallel import map_in_order
@@ -52,10 +54,19 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
     if labelled:
         masks = (_read_mask(archive, name, image.shape[:2], params) for name in entry.mask_entries)
         label_map, problems = merge_masks(masks, image.shape[:2], params.min_fragment_px)
+    return PreparedImage(
+        entry.image_id, image, label_map, describe_image(entry.image_id, image, label_map, problems), problems
+    )
+
+
+def describe_image(
+    image_id: str, image: NDArray[np.uint8], label_map: NDArray[np.uint16] | None, problems: list[Problem]
+) -> dict[str, Any]:
+    """Return an image's row of the table, with the columns of `TABLE_COLUMNS`."""
     areas = np.bincount(label_map.ravel())[1:] if label_map is not None else np.zeros(0, int)
     found = {kind: [p.value for p in problems if p.problem == kind] for kind in {p.problem for p in problems}}
-    row = {
-        "image_id": entry.image_id,
+    return {
+        "image_id": image_id,
         "height": image.shape[0],
         "width": image.shape[1],
         "nuclei": len(areas),
@@ -68,7 +79,6 @@ def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool,
         "fragments": len(found.get("fragment", ())),
         "filled_holes": len(found.get("hole", ())),
     }
-    return PreparedImage(entry.image_id, image, label_map, row, problems)
 
 
 def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Mask:
@@ -86,14 +96,15 @@ def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], para
 
 
 def prepare_archive(path: Path | None, folder: Path, labelled: bool, params: DataParams) -> pd.DataFrame:
-    """Write the split in the archive at `path` (None: an empty split) to `folder`, and return its table.
+    """Write the split in the archive or stack at `path` (None: an empty split) to `folder`, and return its table.
 
     Raises:
         InputError: the archive or anything in it has a structural fault.
     """
+    read_all = _prepare_stack if params.layout == "stack" else _prepare_all
     rows, problems = [], []
     with PackWriter(folder / "images.npz") as pack:
-        for prepared in _prepare_all(path, labelled, params) if path else ():
+        for prepared in read_all(path, labelled, params) if path else ():
             pack.add(f"{prepared.image_id}.image", prepared.image)
             if prepared.label_map is not None:
                 pack.add(f"{prepared.image_id}.label_map", prepared.label_map)
@@ -115,6 +126,12 @@ def _prepare_all(path: Path, labelled: bool, params: DataParams) -> Iterator[Pre
         yield from track(map_in_order(_prepare_job, jobs, params.workers), f"prepare {path.name}", len(jobs))
     finally:
         _open_once.cache_clear()  # one worker is this process, and another file may come to lie at this path
+
+
+def _prepare_stack(path: Path, labelled: bool, params: DataParams) -> Iterator[PreparedImage]:
+    labels = None if params.labels == "none" else path.parent / params.labels
+    for image_id, image, label_map in track(read_stack(path, labels, labelled, params), f"prepare {path.name}"):
+        yield PreparedImage(image_id, image, label_map, describe_image(image_id, image, label_map, []), [])
 
 
 @lru_cache(maxsize=1)

@@ -26,17 +26,18 @@ def encode_targets(label_map: Tensor, params: TargetsParams) -> Tensor:
 
     Args:
         label_map: (B, H, W) float32 or integers, 0 background, ids below 2**24.
-        params: `boundary_px` and `distance_px`.
+        params: `boundary`, `boundary_px` and `distance_px`.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1]: foreground; boundary, 1 where two nuclei lie within `boundary_px` (Chebyshev) of
-        the pixel, its own counted, so in the gap between two nuclei as well; distance from the pixel to the nearest one
+        the pixel, its own counted, so in the gap between two nuclei as well (with `membrane`: 1 wherever there is no
+        foreground); distance from the pixel to the nearest one
         outside its own nucleus (Euclid), over `distance_px` and cut at 1. The edge of the map is no border.
     """
     ids = label_map.to(torch.int32)
     # Cut at 1 rather than compared with 0, which is slower on a CPU (`make bench only=operators`).
     foreground = ids.clamp(max=1).float()
-    boundary = _find_boundary(ids, params.boundary_px).float()
+    boundary = 1 - foreground if params.boundary == "membrane" else _find_boundary(ids, params.boundary_px).float()
     distance = _measure_depth(ids, params.distance_px).float().sqrt_().div_(params.distance_px)
     return torch.stack([foreground, boundary, distance.mul_(foreground)], dim=1)
 
@@ -148,7 +149,7 @@ def paper_weight_map(label_map: Tensor, w0: float, sigma_px: float) -> Tensor:
     Source: Ronneberger et al. 2015, equation 2 (arXiv:1505.04597).
     """
     ids = label_map.to(torch.int32)
-    radius_px = math.ceil(_SIGMAS * sigma_px)
+    radius_px = weight_reach(sigma_px)
     nobody, far = torch.zeros_like(ids), torch.full_like(ids, _NO_ID)
     column = (nobody, far, nobody, far)
     for offset, seen in _shift(ids, radius_px, _ROWS, 0):
@@ -162,6 +163,11 @@ def paper_weight_map(label_map: Tensor, w0: float, sigma_px: float) -> Tensor:
     gap = squared1.float().sqrt() + squared2.float().sqrt()
     weight = w0 * torch.exp(-(gap**2) / (2 * sigma_px**2))
     return torch.where(squared2 < _NO_ID, weight, 0.0)
+
+
+def weight_reach(sigma_px: float) -> int:
+    """Return how far, in px along rows and columns, `paper_weight_map` looks for nuclei."""
+    return math.ceil(_SIGMAS * sigma_px)
 
 
 def _merge_nearest(

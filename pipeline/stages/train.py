@@ -26,7 +26,7 @@ from pipeline.images.folds import check_folds, read_folds
 from pipeline.images.resident import ResidentTiles, fits_on
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
-from pipeline.nuclei.targets import encode_targets, paper_weight_map
+from pipeline.nuclei.targets import encode_targets, paper_weight_map, weight_reach
 from pipeline.params import Params
 from pipeline.stages.run import run
 from pipeline.unet.checkpoint import Checkpoint, fingerprint, locked_folder
@@ -60,7 +60,7 @@ def main(prepared: Path, folds: Path, fold: int, weights: Path, history: Path, r
         train_model(
             trainer,
             lambda step: load_batches(pack, table[~val], trainer, params, step),
-            make_preparation(params),
+            make_preparation(params, trainer.model.margin_px),
             checkpoint,
             HeldOutWatch(pack, table[val], params),
             params.housekeeping.checkpoint_every_s,
@@ -133,9 +133,15 @@ def _load_tiles(dataset: TileDataset, trainer: Trainer, params: Params) -> Itera
     return make_loader(dataset, train.batch, params.housekeeping.loader_workers, trainer.device.type == "cuda")
 
 
-def make_preparation(params: Params) -> PrepareBatch:
-    """Compose what happens to a batch on the device: augmentation, then targets, then weights of pixels."""
+def make_preparation(params: Params, margin_px: int = 0) -> PrepareBatch:
+    """Compose what happens to a batch on the device: augmentation, then targets, then weights of pixels.
+
+    `margin_px` is what the network's output lacks on each side. Targets and weights are made of what is left, and of
+    as much around it as they look at.
+    """
     loss = params.loss
+    reach_px = max(params.targets.boundary_px, params.targets.distance_px, weight_reach(loss.weight_map_sigma_px))
+    rim_px = max(0, margin_px - reach_px)
     crops = {train.tile_px: train.crop_px for train in (params.train.at_start(), params.train)}
 
     @torch.no_grad()
@@ -146,6 +152,7 @@ def make_preparation(params: Params) -> PrepareBatch:
             inputs, ids = augment_batch(images, label_maps, crop_px, params.augment, generator)
         else:
             inputs, ids = crop_batch(images, label_maps, crop_px)
+        ids = ids[:, rim_px : ids.shape[1] - rim_px, rim_px : ids.shape[2] - rim_px]
         targets = encode_targets(ids, params.targets)
         if not loss.weight_map:
             return inputs, targets, None

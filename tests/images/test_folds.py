@@ -19,7 +19,7 @@ from pipeline.params import FoldsParams
 
 
 def make_params(folds=3, seed=5):
-    return FoldsParams(ids=tuple(range(folds)), seed=seed, nuclei_bins=3, tries=3)
+    return FoldsParams(groups="found", ids=tuple(range(folds)), seed=seed, nuclei_bins=3, tries=3)
 
 
 def make_table(rng, images=120, group_size=4):

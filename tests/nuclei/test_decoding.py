@@ -22,7 +22,7 @@ DECODING = Decoding(seed_threshold=0.5, boundary_weight=1.0, mask_threshold=0.4,
 
 def encode(label_map):
     """The targets of a label map, as the network's probabilities: (H, W, 3) uint8."""
-    params = TargetsParams(boundary_px=2, distance_px=8)
+    params = TargetsParams(boundary="contact", boundary_px=2, distance_px=8)
     targets = encode_targets(torch.from_numpy(label_map.astype(np.int32))[None], params)[0]
     return np.ascontiguousarray((targets * 255).round().byte().permute(1, 2, 0).numpy())
 

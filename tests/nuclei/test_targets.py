@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipeline.nuclei.targets import encode_targets, paper_weight_map
 from pipeline.params import TargetsParams
 
-PARAMS = TargetsParams(boundary_px=2, distance_px=4)
+PARAMS = TargetsParams(boundary="contact", boundary_px=2, distance_px=4)
 LABEL_MAPS = npst.arrays(np.int32, (2, 9, 11), elements=st.sampled_from([0, 0, 1, 1, 2, 700]))
 
 
@@ -69,14 +69,14 @@ def test_distance_is_exact(shape, radius_px):
     expected = np.zeros(label_map.shape)
     for label in np.unique(label_map[label_map > 0]):
         expected = np.where(label_map == label, distance_outside(label_map, label), expected)
-    found = encode(label_map, TargetsParams(boundary_px=2, distance_px=radius_px))[2]
+    found = encode(label_map, TargetsParams(boundary="contact", boundary_px=2, distance_px=radius_px))[2]
     np.testing.assert_allclose(found, np.minimum(expected / radius_px, 1), atol=1e-6)
 
 
 @given(LABEL_MAPS, st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
 def test_boundary_equals_its_definition(label_maps, radius):
-    params = TargetsParams(boundary_px=radius, distance_px=4)
+    params = TargetsParams(boundary="contact", boundary_px=radius, distance_px=4)
     boundary = encode_targets(torch.from_numpy(label_maps), params)[:, 1].numpy()
     for label_map, found in zip(label_maps, boundary, strict=True):
         for row, column in np.ndindex(label_map.shape):

@@ -28,7 +28,8 @@ def draw_images(n):
     for i in range(n):
         label_map = np.kron(rng.integers(0, 9, (5, 6 + i)), np.ones((9, 8), np.int32)).astype(np.uint16)
         targets = encode_targets(
-            torch.from_numpy(label_map.astype(np.int32))[None], TargetsParams(boundary_px=2, distance_px=4)
+            torch.from_numpy(label_map.astype(np.int32))[None],
+            TargetsParams(boundary="contact", boundary_px=2, distance_px=4),
         )[0].numpy()
         noisy = np.clip(0.7 * targets + 0.3 * rng.random(targets.shape), 0, 1)
         truths[f"image{i}.label_map"] = label_map

@@ -1,0 +1,150 @@
+"""A stack of serial sections to slices with label maps, as the ISBI 2012 challenge served them.
+
+In: a zip or a folder with `image/` and `label/`, whose files go by the same names, or two multi-page TIFFs. In a label,
+white is the inside of a cell and black the membrane. Out: slices `(H, W, 3)` uint8 in the order of the stack, and label
+maps `(H, W)` uint16 of the insides. The numbers in names are filled with zeros: ids sort in the order of the stack.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.images.archive import list_entries, open_archive, read_entry
+from pipeline.images.raw import decode_image, to_rgb
+from pipeline.images.tiff import read_tiff
+from pipeline.params import DataParams
+
+Slice = tuple[str, NDArray[np.uint8], NDArray[np.uint16] | None]
+_TIFF_NAMES = (".tif", ".tiff")
+# By name of the file: what reads it, given the most pixels that it may have.
+_Readers = Mapping[str, Callable[[int], NDArray[Any]]]
+
+
+def read_stack(path: Path, labels: Path | None, labelled: bool, params: DataParams) -> Iterator[Slice]:
+    """Yield (image_id, slice (H, W, 3) uint8 RGB, label map (H, W) uint16 or None) in the order of the stack.
+
+    Args:
+        path: a zip, a folder, or a multi-page TIFF.
+        labels: with a TIFF, that of its labels.
+        labelled: whether there are labels.
+        params: `max_pixels` of a slice.
+
+    Raises:
+        InputError: a file is missing or damaged; a slice has no label, another size than it, or no two values.
+    """
+    for name, image, label in _read_pairs(path, labels if labelled else None, labelled, params.max_pixels):
+        label_map = None if label is None else label_insides(label, name)
+        if label_map is not None and label_map.shape != image.shape[:2]:
+            raise InputError(
+                f"{path}: {name}: a label of {label_map.shape[0]} x {label_map.shape[1]} px for a slice of "
+                f"{image.shape[0]} x {image.shape[1]} px; replace the label"
+            )
+        yield name, to_rgb(image), label_map
+
+
+def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
+    """Return the label map (H, W) of a label (H, W), the higher of whose two values is the inside of cells.
+
+    Insides are one cell where they touch along a side of a pixel: a membrane that is one pixel thick, and steps
+    diagonally, still parts them.
+
+    Raises:
+        InputError: the label has colours, more than two values, or more cells than a label map can number.
+    """
+    values = np.unique(label)
+    if label.ndim != 2 or len(values) > 2:
+        raise InputError(
+            f"{name}: a label of shape {label.shape} with {len(values)} values; give black for membrane and white for "
+            "the inside of cells, and nothing between"
+        )
+    # Of one value alone it is the sign that tells: all black is all membrane.
+    inside = label > (values[0] if len(values) == 2 else 0)
+    count, components = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
+    if count - 1 > np.iinfo(np.uint16).max:
+        raise InputError(f"{name}: {count - 1} cells, more than 65,535; is it a label?")
+    return components.astype(np.uint16)
+
+
+def _read_pairs(
+    path: Path, labels: Path | None, labelled: bool, max_pixels: int
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
+    """Yield the id, the array and the label of every slice."""
+    if path.suffix.lower() in _TIFF_NAMES:
+        yield from _read_tiff_pairs(path, labels, labelled, max_pixels)
+        return
+    images, label_files = _list_zip(path) if path.is_file() else _list_folder(path)
+    if not images:
+        raise InputError(f"{path}: no image/<name>.png in it; give a stack with image/ and label/, or set data.layout")
+    if labelled and (odd := sorted(images.keys() ^ label_files.keys())):
+        kind, other = ("image", "label") if odd[0] in images else ("label", "image")
+        raise InputError(f"{path}: {kind}/{odd[0]} has no {other} of that name; add it, or remove the {kind}")
+    digits = max((len(number) for name in images for number in re.findall(r"\d+", name)), default=0)
+    ids = {re.sub(r"\d+", lambda match: match[0].zfill(digits), name.rsplit(".", 1)[0]): name for name in images}
+    if len(ids) < len(images):
+        raise InputError(f"{path}: two slices of one name and number among {', '.join(sorted(images))[:200]}; keep one")
+    for image_id, name in sorted(ids.items()):
+        label = label_files[name](max_pixels) if labelled else None
+        yield f"{path.stem}.{image_id}", images[name](max_pixels), label
+
+
+def _read_tiff_pairs(
+    path: Path, labels: Path | None, labelled: bool, max_pixels: int
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
+    if labelled and labels is None:
+        raise InputError(f"{path}: a stack without labels; set data.labels to their TIFF")
+    for file in (path, labels):
+        if file is not None and not file.is_file():
+            raise InputError(f"{file}: no such file; set data.dir, data.train and data.labels to where the stack is")
+    images = read_tiff(path, max_pixels)
+    insides: list[Any] = read_tiff(labels, max_pixels) if labels else [None] * len(images)
+    if len(images) != len(insides):
+        raise InputError(f"{labels}: {len(insides)} pages for the {len(images)} of {path.name}; give a label per slice")
+    digits = len(str(len(images) - 1))
+    for number, (image, inside) in enumerate(zip(images, insides, strict=True)):
+        yield f"{path.stem}.{number:0{digits}d}", image, inside
+
+
+def _list_zip(path: Path) -> tuple[_Readers, _Readers]:
+    """Return what reads the images and the labels of a zip."""
+    found: dict[str, dict[str, Callable[[int], NDArray[Any]]]] = {"image": {}, "label": {}}
+    with open_archive(path) as archive:
+        entries = list_entries(archive)
+    for entry in entries:
+        kind, name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
+        if kind in found and "__MACOSX" not in entry and not name.startswith("."):
+            if name in found[kind]:
+                raise InputError(f"{path}: {entry}: a second {kind}/{name}; remove one")
+            found[kind][name] = partial(_read_zipped, path, entry)
+    return found["image"], found["label"]
+
+
+def _read_zipped(path: Path, entry: str, max_pixels: int) -> NDArray[Any]:
+    with open_archive(path) as archive:
+        return decode_image(read_entry(archive, entry, max_pixels), entry, max_pixels)
+
+
+def _list_folder(path: Path) -> tuple[_Readers, _Readers]:
+    """Return what reads the images and the labels of a folder."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; set data.dir and data.train to where the stack is")
+    images, labels = (
+        {file.name: partial(_read_file, file) for file in (path / kind).glob("*") if not file.name.startswith(".")}
+        for kind in ("image", "label")
+    )
+    return images, labels
+
+
+def _read_file(file: Path, max_pixels: int) -> NDArray[Any]:
+    if file.suffix.lower() not in _TIFF_NAMES:
+        return decode_image(file.read_bytes(), str(file), max_pixels)
+    pages = read_tiff(file, max_pixels)
+    if len(pages) != 1:
+        raise InputError(f"{file}: {len(pages)} pages; give a file per slice, or set data.train to the TIFF itself")
+    return pages[0]
