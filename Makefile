@@ -8,12 +8,14 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # DVC's own cache holds pickles; by default it lies where every user of the machine may write.
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
-.PHONY: help repro test faults bench lint dvc-deps params clean
+.PHONY: help repro test faults bench study-upsampling study-examples lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
 	@echo "make faults    kills, full disks, bad input, load: for tests/README.md; only=NAME for a part"
 	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
+	@echo "make study-upsampling, study-examples"
+	@echo "               the studies of pipeline/studies; data=DIR for the archives' folder, default data/dsb2018"
 	@echo "make lint      ruff and mypy"
 	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
 	@echo "make params    compose pipeline/conf into params.yaml"
@@ -35,6 +37,9 @@ faults: $(READY)
 bench: $(READY)
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m tests.benchmarks $(only)
+
+study-upsampling study-examples: $(READY)
+	python -m pipeline.studies.$(@:study-%=%) $(if $(data),--data $(data))
 
 lint: $(READY)
 	ruff check .

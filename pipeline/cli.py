@@ -74,6 +74,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(call=_predict)
 
+    describe = commands.add_parser("describe", help="print the network of params.yaml as a table; draw it as an SVG")
+    describe.add_argument(
+        "--tile-px", type=int, default=256, metavar="N", help="side of the tile; default: %(default)s"
+    )
+    describe.add_argument("--unet", metavar="NAME", help="a file of pipeline/conf/unet; default: what params.yaml says")
+    describe.add_argument("--svg", type=Path, metavar="FILE", help="where the drawing goes")
+    describe.set_defaults(call=_describe)
+
+    stack = commands.add_parser(
+        "stack", help="write a stack's out-of-fold probabilities as a TIFF, as ISBI 2012 took it"
+    )
+    stack.add_argument("--out", type=Path, required=True, metavar="FILE", help="TIFF: 1 inside of a cell, 0 membrane")
+    stack.add_argument(
+        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of the run; default: the current folder"
+    )
+    stack.set_defaults(call=_stack)
+
     keep = commands.add_parser("keep", help="keep the current run under a name, with a row in the ledger")
     keep.add_argument("name", metavar="NAME")
     keep.set_defaults(call=_keep)
@@ -153,6 +170,33 @@ def _predict(arguments: argparse.Namespace) -> None:
     run = arguments.run
     for path, count in segment_files(arguments.images, arguments.out, run / PARAMS, run / FOLDS):
         print(f"{path}: {count} nuclei")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.drawing import draw_network
+    from pipeline.files import read_yaml, write_text
+    from pipeline.params import Params, load_params
+    from pipeline.unet.describe import describe_network, format_stages
+    from pipeline.unet.model import build_model
+
+    params = load_params(PARAMS)
+    if arguments.unet:
+        path = Path(__file__).parent / "conf" / "unet" / f"{arguments.unet}.yaml"
+        params = Params.model_validate(params.model_dump() | {"unet": read_yaml(path)})
+    unet = params.unet
+    stages = describe_network(build_model(unet, pretrained=False), arguments.tile_px)
+    print(format_stages(stages))
+    if arguments.svg:
+        name = unet.encoder if unet.name == "smp" else f"vanilla U-Net, width {unet.width}, {unet.padding} padding"
+        write_text(arguments.svg, draw_network(stages, f"{name}: a tile of {arguments.tile_px} px"))
+        print(f"drawn in {arguments.svg}")
+
+
+def _stack(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.membranes import write_stack
+
+    pages, height, width = write_stack(arguments.out, arguments.run / PARAMS, arguments.run / FOLDS)
+    print(f"{arguments.out}: {pages} pages of {height} x {width} px")
 
 
 def _keep(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ ALLOWED = {
     "unet": set(),
     "experiments": {"images", "unet", "nuclei"},
     "stages": {"experiments", "images", "unet", "nuclei"},
+    "studies": {"stages", "experiments", "images", "unet", "nuclei"},
     "cli": {"experiments", "images", "unet", "nuclei"},
     "__main__": {"cli"},
 }

@@ -18,7 +18,7 @@ from pipeline.nuclei.submission import read_solution, write_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
-COMMANDS = ("fetch", "summary", "compare", "score", "check", "predict", "keep", "upload")
+COMMANDS = ("fetch", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload")
 
 
 @pytest.fixture
@@ -56,6 +56,9 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["predict", "none.png", "--out", "out"], "no trained run"),
         (["fetch", "nowhere"], "nowhere"),
         (["upload", "mine"], "mine"),
+        (["describe", "--tile-px", "250"], "nearest is 256"),
+        (["describe", "--unet", "nothing"], "nothing.yaml"),
+        (["stack", "--out", "oof.tif"], "learnt no membranes"),
         (["compare", "nothing-of-this-name"], "nothing-of-this-name"),
     ],
 )

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.params import Params, load_params
+from pipeline.params import Params, VanillaParams, load_params
+from pipeline.unet.vanilla import output_size, size_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,12 +31,27 @@ def test_params_yaml_is_the_composed_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", ["sample", "full", "stage2"])
 @pytest.mark.parametrize("train", ["quick", "cpu", "gpu"])
-@pytest.mark.parametrize("unet", ["smp", "vanilla"])
+@pytest.mark.parametrize("unet", ["smp", "vanilla", "paper"])
 def test_every_choice_of_groups_is_valid(tmp_path: Path, data: str, train: str, unet: str) -> None:
     content = compose(tmp_path, f"data={data}", f"train={train}", f"unet={unet}")
     params = Params.model_validate(content)
-    assert params.unet.name == unet
+    assert params.unet.name == ("smp" if unet == "smp" else "vanilla")
     assert params.data.dir == ("data/sample" if data == "sample" else "data/dsb2018")
+
+
+def test_the_stack_brings_its_recipe_and_yields_to_what_is_asked_for(tmp_path: Path) -> None:
+    params = Params.model_validate(compose(tmp_path, "data=isbi2012"))
+    assert (params.data.layout, params.folds.groups, params.targets.boundary) == ("stack", "blocks", "membrane")
+    assert isinstance(params.unet, VanillaParams)
+    assert (params.unet.padding, params.unet.dropout, params.loss.weight_map) == ("valid", 0.5, True)
+    # The whole slice and what valid padding takes around it: every pixel of it can come to be seen.
+    margin_px = size_rule(params.unet).margin_px
+    assert params.train.tile_px == 512 + 2 * margin_px
+    assert params.augment.translation_px == (params.train.tile_px - params.train.crop_px) / 2
+    output_size(params.train.crop_px, params.unet)
+    wide = Params.model_validate(compose(tmp_path, "data=isbi2012", "unet.width=64"))
+    assert wide == params.model_copy(update={"unet": params.unet.model_copy(update={"width": 64})})
+    assert Params.model_validate(compose(tmp_path, "data=isbi2012", "unet=smp")).unet.name == "smp"
 
 
 def test_stage2_trains_the_same_as_full(tmp_path: Path) -> None:

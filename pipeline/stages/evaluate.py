@@ -12,6 +12,7 @@ from pipeline.experiments.evaluation import (
     tabulate_scores,
 )
 from pipeline.experiments.instances import read_prediction
+from pipeline.experiments.membranes import format_membranes, score_membranes
 from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.files import write_json, write_text
 from pipeline.images.folds import check_folds, read_folds
@@ -59,11 +60,15 @@ def main(
     cv = summarize_scores(scored, fitted, params.evaluate)
     cv["one_decoding_map"] = float(tabulate_scores(images, decoded)["ap"].mean())
     cv |= describe_sizes(images, {name: read_prediction(predictions, name)[1] for name in image_ids}, params)
+    if params.targets.boundary == "membrane":
+        cv |= score_membranes(predictions, truths, image_ids, params)
     write_text(scores, scored.round(6).to_csv(index=False, lineterminator="\n"))
     write_json(decoding, describe_decoding(choices, fit))
     write_json(summary, cv)
     with pd.option_context("display.width", 160):
         print(format_fold_table(scored, cv))
+    if params.targets.boundary == "membrane":
+        print(format_membranes(cv))
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def make_preparation(params: Params, margin_px: int = 0) -> PrepareBatch:
         targets = encode_targets(ids, params.targets)
         if not loss.weight_map:
             return inputs, targets, None
-        # The paper's w_c, which balances the classes, is 1 here: Dice does the balancing.
+        # The paper's w_c, which balances the classes, is 1 here: where that is wanted, Dice does the balancing.
         weights = 1 + paper_weight_map(ids, loss.weight_map_w0, loss.weight_map_sigma_px)
         return inputs, targets, weights.unsqueeze(1)
 

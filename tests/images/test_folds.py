@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.images.folds import (
+    assign_blocks,
     assign_folds,
     check_folds,
     describe_balance,
@@ -168,3 +169,18 @@ def test_a_bad_file_is_refused(text, message, tmp_path):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_folds(path)
+
+
+@given(images=st.integers(2, 40), folds=st.integers(2, 6))
+def test_blocks_are_neighbours_and_as_equal_as_can_be(images, folds):
+    params = make_params(folds).model_copy(update={"groups": "blocks"})
+    table = pd.DataFrame({"image_id": [f"s{number:02d}" for number in range(images)]})
+    if images < folds:
+        with pytest.raises(InputError, match=f"{folds} folds for {images} slice"):
+            assign_blocks(table, params)
+        return
+    blocks = assign_blocks(table.sample(frac=1, random_state=0), params)
+    check_folds(blocks, table["image_id"], None, params.ids)
+    assert blocks["fold"].is_monotonic_increasing
+    sizes = blocks["fold"].value_counts()
+    assert sizes.max() - sizes.min() <= 1

@@ -142,3 +142,10 @@ def test_both_run_on_a_device_with_fixed_shapes():
         targets, weights = encode_targets(label_map, PARAMS), paper_weight_map(label_map, 10.0, 5.0)
     assert (targets.device.type, targets.shape, targets.dtype) == ("cuda", (2, 3, 32, 48), torch.float32)
     assert (weights.device.type, weights.shape, weights.dtype) == ("cuda", (2, 32, 48), torch.float32)
+
+
+def test_membrane_is_all_that_is_inside_of_nothing():
+    params = PARAMS.model_copy(update={"boundary": "membrane"})
+    foreground, boundary, _ = encode([[1, 1, 0, 0, 0, 0, 0, 0, 2, 2, 3, 3]], params)
+    assert boundary[0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert (foreground + boundary == 1).all()

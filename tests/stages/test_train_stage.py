@@ -72,3 +72,20 @@ def test_one_size_is_what_it_was_without_a_first_half(split):
     later = read_batches(split, make_params(32))
     assert len(whole) == len(later) == 5
     assert torch.equal(whole[4][0], later[4][0])
+
+
+def test_what_a_valid_network_sees_has_the_targets_and_weights_of_the_whole_crop(split):
+    content = make_params(64).model_dump()
+    content["loss"] |= {"weight_map": True, "weight_map_sigma_px": 2.0}
+    params = Params.model_validate(content)
+    images, ids = read_batches(split, params)[-1]
+    margin_px = 20  # more than anything reaches: 8 px of distance, 6 of the weights
+    results = [
+        make_preparation(params, margin)(images.permute(0, 3, 1, 2), ids, torch.Generator().manual_seed(0))
+        for margin in (0, margin_px)
+    ]
+    assert torch.equal(results[0][0], results[1][0])
+    for whole, part in zip(results[0][1:], results[1][1:], strict=True):
+        assert part.shape[-1] == 64 - 2 * (margin_px - 8)
+        inner = whole[..., margin_px:-margin_px, margin_px:-margin_px]
+        assert torch.equal(inner, part[..., 8:-8, 8:-8])

@@ -1,0 +1,96 @@
+"""A stack's membranes: the challenge's scores of out-of-fold predictions, and these predictions as a TIFF stack.
+
+In: out-of-fold probabilities and true label maps. Out: pooled scores; a multi-page TIFF of the probability of being
+inside a cell, as the ISBI 2012 challenge took it: 1 inside, 0 membrane.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.experiments.instances import read_prediction
+from pipeline.files import atomic_path
+from pipeline.images.folds import read_folds
+from pipeline.images.store import open_packs
+from pipeline.nuclei.decoding import average_zooms
+from pipeline.nuclei.membrane_metric import SliceCounts, count_slice, score_stack
+from pipeline.parallel import map_in_order
+from pipeline.params import Params, load_params
+from pipeline.progress import track
+
+_BOUNDARY = 1  # the channel that learnt the membrane
+
+
+def read_inside(predictions: Mapping[str, NDArray[Any]], image_id: str) -> NDArray[np.float32]:
+    """Return the probability (H, W) in [0, 1] of being inside a cell: 1 - the boundary channel, the zooms' mean."""
+    boundary = average_zooms(read_prediction(predictions, image_id)[0])[..., _BOUNDARY]
+    return 1 - boundary.astype(np.float32) / np.float32(255)
+
+
+def score_membranes(
+    predictions: Mapping[str, NDArray[Any]],
+    truths: Mapping[str, NDArray[Any]],
+    image_ids: Sequence[str],
+    params: Params,
+) -> dict[str, float]:
+    """Return the challenge's scores of a stack, pooled over its slices; see `score_stack`.
+
+    Args:
+        predictions: `<image_id>.probabilities` (S, H, W, 3) uint8.
+        truths: `<image_id>.label_map` (H, W) integers.
+        image_ids: the slices.
+        params: `decode.workers`.
+    """
+    jobs = ((truths[f"{name}.label_map"], read_inside(predictions, name)) for name in image_ids)
+    counts = map_in_order(_count_job, jobs, params.decode.workers)
+    return score_stack(track(counts, "score membranes", len(image_ids)))
+
+
+def _count_job(job: tuple[NDArray[Any], NDArray[np.float32]]) -> SliceCounts:
+    return count_slice(*job)
+
+
+def format_membranes(scores: Mapping[str, float]) -> str:
+    """Return the challenge's scores as a line of text."""
+    named = {"v_rand": "V_rand", "v_info": "V_info", "rand_error": "Rand error", "pixel_error": "pixel error"}
+    parts = [f"{text} {scores[name]:.4f} (at {scores[f'{name}_threshold']:.1f})" for name, text in named.items()]
+    return "pooled over the stack, at the best threshold: " + ", ".join(parts)
+
+
+def write_stack(out: Path, params_path: Path, folds: Path) -> tuple[int, int, int]:
+    """Write the out-of-fold probabilities of a stack to the TIFF `out`, and return its pages, height and width.
+
+    Args:
+        out: multi-page TIFF, float32 in [0, 1]: 1 is the inside of a cell, 0 membrane; pages in the order of the stack.
+        params_path: params.yaml of the run.
+        folds: its `folds` folder, with `folds.csv` and `oof/`.
+
+    Raises:
+        InputError: the run did not learn membranes, predictions are missing, or slices differ in size.
+    """
+    params = load_params(params_path)
+    if params.targets.boundary != "membrane":
+        raise InputError(
+            f"{params_path}: targets.boundary is {params.targets.boundary}: this run learnt no membranes; "
+            "`dvc exp run -S data=isbi2012` makes one that does"
+        )
+    image_ids = read_folds(folds / "folds.csv")["image_id"].sort_values().tolist()
+    predictions = open_packs(folds / "oof" / f"{fold}.npz" for fold in params.folds.ids)
+    height, width = read_inside(predictions, image_ids[0]).shape
+
+    def pages() -> Iterator[NDArray[np.float32]]:
+        for name in image_ids:
+            page = read_inside(predictions, name)
+            if page.shape != (height, width):
+                raise InputError(f"image {name} is {page.shape}, the first one {(height, width)}: no stack of one size")
+            yield page
+
+    shape = (len(image_ids), height, width)
+    with atomic_path(out) as partial:
+        tifffile.imwrite(partial, pages(), shape=shape, dtype=np.float32, compression="zlib", photometric="minisblack")
+    return shape

@@ -1,0 +1,99 @@
+"""A stack of sections through every stage: blocks of slices as folds, valid padding, the challenge's scores, a TIFF."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from pipeline.cli import main
+from pipeline.errors import InputError
+from pipeline.experiments.membranes import write_stack
+from pipeline.files import write_text
+from pipeline.images.store import Pack
+from pipeline.params import Params
+from tests.stages.test_pipeline import run_chain, tiny_params
+
+SLICES, SIDE = 6, 72
+
+
+def make_stack(folder: Path) -> Path:
+    """Write a zip of grey sections whose membranes are dark lines on a bright ground."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(folder / "stack.zip", "w") as archive:
+        for number in range(SLICES):
+            label = np.full((SIDE, SIDE), 255, np.uint8)
+            label[:, 20 + 2 * number], label[40 - number] = 0, 0
+            image = np.where(label > 0, 190, 60) + rng.integers(-20, 20, label.shape)
+            for kind, array in (("image", image.astype(np.uint8)), ("label", label)):
+                archive.writestr(f"{kind}/{number}.png", cv2.imencode(".png", array)[1].tobytes())
+    return folder
+
+
+def stack_params() -> Params:
+    content = tiny_params().model_dump()
+    content["data"] |= {"layout": "stack", "train": "stack.zip", "test": "none", "solution": "none"}
+    content["folds"] |= {"groups": "blocks", "ids": [0, 1, 2]}
+    content["unet"] |= {"padding": "valid", "upsampling": "transposed", "dropout": 0.5}
+    content["targets"] |= {"boundary": "membrane"}
+    content["loss"] |= {"dice": 0.0, "distance": 0.0, "weight_map": True}
+    content["train"] |= {"tile_px": 108, "crop_px": 68, "start_crop_px": 68, "object_diameter_px": 0.0}
+    content["select"] |= {"trees": 0}
+    return Params.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("stack")
+    run_chain(make_stack(tmp_path_factory.mktemp("archives")), out, stack_params())
+    return out
+
+
+def test_folds_are_blocks_of_neighbouring_slices(run: Path) -> None:
+    folds = pd.read_csv(run / "folds.csv")
+    assert folds["image_id"].tolist() == [f"stack.{number}" for number in range(SLICES)]
+    assert folds["fold"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert folds["group"].nunique() == 3
+
+
+def test_the_challenge_s_scores_are_in_the_summary(run: Path) -> None:
+    cv = json.loads((run / "cv.json").read_text())
+    for name in ("v_rand", "v_info", "rand_error", "pixel_error"):
+        assert 0 <= cv[name] <= 1
+        assert 0 <= cv[f"{name}_threshold"] <= 1
+    card = json.loads((run / "run.json").read_text())
+    assert card["lb_map"] is None
+    assert (run / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
+
+
+def workspace_of(run: Path, folder: Path, params: Params) -> Path:
+    """Lay a run out as the folders of a checkout."""
+    (folder / "folds").mkdir(parents=True)
+    (folder / "folds" / "oof").symlink_to(run / "oof")
+    (folder / "folds" / "folds.csv").symlink_to(run / "folds.csv")
+    write_text(folder / "params.yaml", params.model_dump_json())
+    return folder
+
+
+def test_out_of_fold_probabilities_become_a_stack(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout = workspace_of(run, tmp_path / "run", stack_params())
+    main(["stack", "--out", str(tmp_path / "oof.tif"), "--run", str(checkout)])
+    assert f"{SLICES} pages of {SIDE} x {SIDE} px" in capsys.readouterr().out
+    pages = tifffile.imread(tmp_path / "oof.tif")
+    assert pages.dtype == np.float32
+    assert pages.shape == (SLICES, SIDE, SIDE)
+    boundary = Pack(run / "oof" / "1.npz")["stack.2.probabilities"][0, ..., 1]
+    np.testing.assert_allclose(pages[2], 1 - boundary / 255, atol=1e-6)
+
+
+def test_a_run_without_membranes_has_no_stack(run: Path, tmp_path: Path) -> None:
+    checkout = workspace_of(run, tmp_path / "run", tiny_params())
+    with pytest.raises(InputError, match="learnt no membranes"):
+        write_stack(tmp_path / "oof.tif", checkout / "params.yaml", checkout / "folds")
+    assert not (tmp_path / "oof.tif").exists()

@@ -1,0 +1,104 @@
+"""The studies' own arithmetic, and each of them whole on the sample with a few steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.params import load_params
+from pipeline.studies import examples, study, upsampling
+from pipeline.unet.model import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def board(period: int, size: int = 128) -> np.ndarray:
+    """Return a smooth wave with a pattern of one period on it, (1, S, S)."""
+    y, x = np.mgrid[:size, :size]
+    pattern = (y % period == 0) & (x % period == 0)
+    return (np.sin(2 * np.pi * x / size) + pattern)[None]
+
+
+def test_energy_is_found_at_the_stride_and_nowhere_else() -> None:
+    smooth = np.sin(2 * np.pi * np.mgrid[:128, :128][1] / 128)[None]
+    assert upsampling.stride_energy(smooth, 2) < 1e-6
+    assert upsampling.stride_energy(board(2), 2) == pytest.approx(0.375 / 2 / (0.5 + 0.375 / 2), rel=0.02) or (
+        upsampling.stride_energy(board(2), 2) > 0.2
+    )
+    assert upsampling.stride_energy(board(4), 2) < upsampling.stride_energy(board(4), 4)
+
+
+def test_energy_of_constant_maps_is_none() -> None:
+    assert upsampling.stride_energy(np.ones((2, 64, 64)), 2) == 0
+    # A dead channel does not water down a living one.
+    both = np.concatenate([board(2), np.zeros_like(board(2))])
+    assert upsampling.stride_energy(both, 2) == pytest.approx(upsampling.stride_energy(board(2), 2))
+
+
+def test_the_smooth_input_has_no_energy_at_the_strides() -> None:
+    first = (upsampling.SMOOTH_PX - upsampling.WINDOW_PX) // 2
+    window = slice(first, first + upsampling.WINDOW_PX)
+    image = upsampling.smooth_image()[0, :1, window, window].double().numpy()
+    assert all(upsampling.stride_energy(image, stride) < 1e-4 for stride in upsampling.STRIDES)
+
+
+def test_smaller_sets_are_parts_of_larger_ones() -> None:
+    table = pd.DataFrame({"image_id": [f"i{n}" for n in range(50)]})
+    sets = [set(examples.choose_images(table, count, 0)["image_id"]) for count in (5, 10, 20, None)]
+    assert [len(one) for one in sets] == [5, 10, 20, 50]
+    assert sets[0] < sets[1] < sets[2] < sets[3]
+    assert sets[0] != set(examples.choose_images(table, 5, 1)["image_id"])
+
+
+def test_without_skips_the_encoder_s_maps_do_not_reach_the_decoder() -> None:
+    params = load_params(ROOT / "params.yaml").unet
+    torch.manual_seed(0)
+    model = build_model(params, pretrained=False).eval()
+    before = model(torch.rand(1, 3, 64, 64))
+    examples.cut_skips(model)
+    head = torch.zeros(1, 320, 2, 2)
+    with torch.no_grad():
+        pyramids = [
+            [torch.rand(1, c, 64 // 2**n, 64 // 2**n) for n, c in enumerate((3, 16, 24, 40, 112))] for _ in "ab"
+        ]
+        first, second = (model.net.decoder([*maps, head]) for maps in pyramids)
+    assert torch.equal(first, second)
+    assert model(torch.rand(1, 3, 64, 64)).shape == before.shape
+
+
+def test_halves_split_no_group() -> None:
+    groups = pd.Series([f"g{n // 3}" for n in range(31)])
+    halves = study.halve(groups)
+    assert pd.Series(halves).groupby(groups).nunique().max() == 1
+    assert abs(halves.mean() - 0.5) < 0.1
+
+
+def test_a_missing_archive_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"stage1_train\.zip: no such archive"):
+        study.load_data(tmp_path, tmp_path / "scratch", study.compose(tmp_path, ["data=full"]))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("module", [upsampling, examples], ids=["upsampling", "examples"])
+def test_a_study_runs_whole_and_goes_on_where_it_was(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--data", str(ROOT / "data/sample"), "--scratch", str(tmp_path / "scratch"), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["study", *arguments, "--steps", "2"])
+    monkeypatch.setattr(examples, "COUNTS", (5, None))
+    monkeypatch.setattr(examples, "DRAWS", 1)
+    monkeypatch.setattr(upsampling, "KINDS", ("transposed", "nearest"))
+    module.main()
+    name = module.__name__.rsplit(".", 1)[-1]
+    table = pd.read_csv(tmp_path / f"{name}.csv")
+    assert table["ap"].between(0, 1).all()
+    assert list(tmp_path.glob(f"{name}.*[gG]"))
+    networks = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.glob("scratch/networks/*"))
+    assert networks
+    module.main()
+    assert networks == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.glob("scratch/networks/*"))
+    again = pd.read_csv(tmp_path / f"{name}.csv")
+    pd.testing.assert_frame_equal(
+        table.drop(columns="step_s", errors="ignore"), again.drop(columns="step_s", errors="ignore")
+    )
