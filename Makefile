@@ -15,7 +15,7 @@ help:
 	@echo "make faults    kills, full disks, bad input, load: for tests/README.md; only=NAME for a part"
 	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
 	@echo "make study-upsampling, study-examples"
-	@echo "               the studies of pipeline/studies; data=DIR for the archives' folder, default data/dsb2018"
+	@echo "               the studies of pipeline/studies; data=DIR names the archives' folder, threads=N"
 	@echo "make lint      ruff and mypy"
 	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
 	@echo "make params    compose pipeline/conf into params.yaml"
@@ -39,7 +39,7 @@ bench: $(READY)
 	python -m tests.benchmarks $(only)
 
 study-upsampling study-examples: $(READY)
-	python -m pipeline.studies.$(@:study-%=%) $(if $(data),--data $(data))
+	python -m pipeline.studies.$(@:study-%=%) $(if $(data),--data $(data)) $(if $(threads),--threads $(threads))
 
 lint: $(READY)
 	ruff check .

@@ -8,25 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import InputError, explain_exhaustion
+from pipeline.errors import InputError, one_line_errors
+
+UNET_CONF = Path(__file__).parent / "conf" / "unet"
+UNETS = sorted(path.stem for path in UNET_CONF.glob("*.yaml"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` (default: the command line) name."""
     parsed = make_parser().parse_args(arguments)
-    try:
-        parsed.call(parsed)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe, `head` say, has gone
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT, as shells count it
-    except Exception as error:
-        explained = explain_exhaustion(error)
-        if explained is None:
-            raise
-        sys.exit(f"error: {explained}")
+    with one_line_errors():
+        try:
+            parsed.call(parsed)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of a pipe, `head` say, has gone
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,10 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
     predict.set_defaults(call=_predict)
 
     describe = commands.add_parser("describe", help="print the network of params.yaml as a table; draw it as an SVG")
-    describe.add_argument(
-        "--tile-px", type=int, default=256, metavar="N", help="side of the tile; default: %(default)s"
-    )
-    describe.add_argument("--unet", metavar="NAME", help="a file of pipeline/conf/unet; default: what params.yaml says")
+    describe.add_argument("--tile-px", type=int, metavar="N", help="side of the tile; default: 256, or what fits next")
+    describe.add_argument("--unet", choices=UNETS, help="one of pipeline/conf/unet; default: what params.yaml says")
     describe.add_argument("--svg", type=Path, metavar="FILE", help="where the drawing goes")
     describe.set_defaults(call=_describe)
 
@@ -181,14 +174,15 @@ def _describe(arguments: argparse.Namespace) -> None:
 
     params = load_params(PARAMS)
     if arguments.unet:
-        path = Path(__file__).parent / "conf" / "unet" / f"{arguments.unet}.yaml"
-        params = Params.model_validate(params.model_dump() | {"unet": read_yaml(path)})
+        params = Params.model_validate(params.model_dump() | {"unet": read_yaml(UNET_CONF / f"{arguments.unet}.yaml")})
     unet = params.unet
-    stages = describe_network(build_model(unet, pretrained=False), arguments.tile_px)
+    model = build_model(unet, pretrained=False)
+    tile_px = arguments.tile_px or model.sizes.input_for(256 - 2 * model.margin_px)
+    stages = describe_network(model, tile_px)
     print(format_stages(stages))
     if arguments.svg:
         name = unet.encoder if unet.name == "smp" else f"vanilla U-Net, width {unet.width}, {unet.padding} padding"
-        write_text(arguments.svg, draw_network(stages, f"{name}: a tile of {arguments.tile_px} px"))
+        write_text(arguments.svg, draw_network(stages, f"{name}: a tile of {tile_px} px"))
         print(f"drawn in {arguments.svg}")
 
 

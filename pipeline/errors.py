@@ -1,5 +1,9 @@
 """The package's own error: what the user can mend, said in one sentence."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 # How libraries say that memory ran out: torch on a CPU and on CUDA, C++, OpenCV.
 _EXHAUSTED = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad alloc", "Insufficient memory")
 
@@ -17,3 +21,19 @@ def explain_exhaustion(error: BaseException) -> str | None:
         f"memory ran out ({first}); close other programs, or lower train.batch, predict.batch, predict.tile_px, "
         "data.workers or decode.workers; what was written before is as it was"
     )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a command with one line where the user can mend what went wrong, and with 130 where it was interrupted."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells count it
+    except Exception as error:
+        explained = explain_exhaustion(error)
+        if explained is None:
+            raise
+        sys.exit(f"error: {explained}")

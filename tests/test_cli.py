@@ -57,7 +57,6 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["fetch", "nowhere"], "nowhere"),
         (["upload", "mine"], "mine"),
         (["describe", "--tile-px", "250"], "nearest is 256"),
-        (["describe", "--unet", "nothing"], "nothing.yaml"),
         (["stack", "--out", "oof.tif"], "learnt no membranes"),
         (["compare", "nothing-of-this-name"], "nothing-of-this-name"),
     ],

@@ -17,18 +17,16 @@ from pipeline.experiments.instances import read_prediction
 from pipeline.files import atomic_path
 from pipeline.images.folds import read_folds
 from pipeline.images.store import open_packs
-from pipeline.nuclei.decoding import average_zooms
+from pipeline.nuclei.decoding import BOUNDARY, average_zooms
 from pipeline.nuclei.membrane_metric import SliceCounts, count_slice, score_stack
 from pipeline.parallel import map_in_order
 from pipeline.params import Params, load_params
 from pipeline.progress import track
 
-_BOUNDARY = 1  # the channel that learnt the membrane
-
 
 def read_inside(predictions: Mapping[str, NDArray[Any]], image_id: str) -> NDArray[np.float32]:
     """Return the probability (H, W) in [0, 1] of being inside a cell: 1 - the boundary channel, the zooms' mean."""
-    boundary = average_zooms(read_prediction(predictions, image_id)[0])[..., _BOUNDARY]
+    boundary = average_zooms(read_prediction(predictions, image_id)[0])[..., BOUNDARY]
     return 1 - boundary.astype(np.float32) / np.float32(255)
 
 
@@ -38,7 +36,7 @@ def score_membranes(
     image_ids: Sequence[str],
     params: Params,
 ) -> dict[str, float]:
-    """Return the challenge's scores of a stack, pooled over its slices; see `score_stack`.
+    """Return the challenge's scores of a stack; see `score_stack`.
 
     Args:
         predictions: `<image_id>.probabilities` (S, H, W, 3) uint8.
@@ -59,7 +57,7 @@ def format_membranes(scores: Mapping[str, float]) -> str:
     """Return the challenge's scores as a line of text."""
     named = {"v_rand": "V_rand", "v_info": "V_info", "rand_error": "Rand error", "pixel_error": "pixel error"}
     parts = [f"{text} {scores[name]:.4f} (at {scores[f'{name}_threshold']:.1f})" for name, text in named.items()]
-    return "pooled over the stack, at the best threshold: " + ", ".join(parts)
+    return "the stack, each score at its best threshold: " + ", ".join(parts)
 
 
 def write_stack(out: Path, params_path: Path, folds: Path) -> tuple[int, int, int]:

@@ -145,8 +145,17 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
 def _check_name(archive: zipfile.ZipFile, entry: str, image_id: str, name: str) -> None:
     if not name.lower().endswith(".png"):
         raise InputError(f"{archive.filename}: {entry}: not a PNG; convert it, or take it out of the archive")
-    if image_id != image_id.strip() or set(image_id) & set(',"'):
-        raise InputError(f"{archive.filename}: {entry}: the id {image_id!r} cannot stand in a CSV; rename the folder")
+    check_id(image_id, f"{archive.filename}: {entry}")
+
+
+def check_id(image_id: str, where: str) -> None:
+    """Refuse an id that cannot stand in a CSV.
+
+    Raises:
+        InputError: naming `where` it comes from.
+    """
+    if image_id != image_id.strip() or set(image_id) & set(',"\r\n'):
+        raise InputError(f"{where}: the id {image_id!r} cannot stand in a CSV; rename the folder or file")
 
 
 def _check_labels(

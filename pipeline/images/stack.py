@@ -1,8 +1,9 @@
 """A stack of serial sections to slices with label maps, as the ISBI 2012 challenge served them.
 
-In: a zip or a folder with `image/` and `label/`, whose files go by the same names, or two multi-page TIFFs. In a label,
-white is the inside of a cell and black the membrane. Out: slices `(H, W, 3)` uint8 in the order of the stack, and label
-maps `(H, W)` uint16 of the insides. The numbers in names are filled with zeros: ids sort in the order of the stack.
+In: a zip (of PNG or JPEG) or a folder (of TIFF too) with `image/` and `label/`, whose files have the same names; or two
+multi-page TIFFs. In a label, white is the inside of a cell and black the membrane. Out: slices `(H, W, 3)` uint8 in the
+order of the stack, and label maps `(H, W)` uint16 of the insides. The numbers in names are filled with zeros: ids sort
+in the order of the stack.
 """
 
 import re
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.images.archive import list_entries, open_archive, read_entry
+from pipeline.images.archive import check_id, list_entries, open_archive, read_entry
 from pipeline.images.raw import decode_image, to_rgb
 from pipeline.images.tiff import read_tiff
 from pipeline.params import DataParams
@@ -39,8 +40,11 @@ def read_stack(path: Path, labels: Path | None, labelled: bool, params: DataPara
     Raises:
         InputError: a file is missing or damaged; a slice has no label, another size than it, or no two values.
     """
+    if labels is not None and path.suffix.lower() not in _TIFF_NAMES:
+        raise InputError(f"data.labels is {labels.name}, but {path.name} is no TIFF and has its labels; set it to none")
     for name, image, label in _read_pairs(path, labels if labelled else None, labelled, params.max_pixels):
-        label_map = None if label is None else label_insides(label, name)
+        check_id(name, str(path))
+        label_map = None if label is None else label_insides(label, f"{path}: {name}")
         if label_map is not None and label_map.shape != image.shape[:2]:
             raise InputError(
                 f"{path}: {name}: a label of {label_map.shape[0]} x {label_map.shape[1]} px for a slice of "

@@ -15,7 +15,7 @@ from skimage.segmentation import watershed
 
 from pipeline.errors import InputError
 
-_FOREGROUND, _BOUNDARY, _DISTANCE = 0, 1, 2  # the channels, as `encode_targets` writes them
+_FOREGROUND, BOUNDARY, _DISTANCE = 0, 1, 2  # the channels, as `encode_targets` writes them
 
 # About 60 bytes each while they are decoded: half a gigabyte.
 STRIP_PX = 8_000_000
@@ -124,7 +124,7 @@ def _decode_closed(
     """
     scaled = scale_probabilities(probabilities)
     labels = decode_scaled(scaled, decoding)
-    components = _label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
+    components = label_components(scaled[_FOREGROUND] > decoding.mask_threshold)
     is_open = np.zeros(components.max(initial=0) + 1, dtype=bool)
     if not is_last:
         is_open[components[-1]] = True
@@ -195,7 +195,7 @@ def find_cores(scaled: NDArray[np.float32], boundary_weight: float) -> NDArray[n
     Source: the winners of the competition sought seeds in mask * (1 - border),
         https://www.kaggle.com/competitions/data-science-bowl-2018/discussion/54741
     """
-    return scaled[_FOREGROUND] * (1 - boundary_weight * scaled[_BOUNDARY])
+    return scaled[_FOREGROUND] * (1 - boundary_weight * scaled[BOUNDARY])
 
 
 def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding: Decoding) -> NDArray[np.int32]:
@@ -214,8 +214,8 @@ def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding
     """
     foreground = scaled[_FOREGROUND]
     mask = foreground > decoding.mask_threshold
-    seeds = _label_components(mask & (core > decoding.seed_threshold))
-    components = _label_components(mask)
+    seeds = label_components(mask & (core > decoding.seed_threshold))
+    components = label_components(mask)
     # From here on only pixels of the mask are touched: often a tenth of the image.
     pixels = np.flatnonzero(mask)
     component, seed = components.ravel()[pixels], seeds.ravel()[pixels]
@@ -241,7 +241,7 @@ def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding
     return fill_holes(label_map)
 
 
-def _label_components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+def label_components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Label the 4-connected components of `mask` from 1."""
     return cv2.connectedComponents(mask.view(np.uint8), connectivity=4)[1].astype(np.int32, copy=False)
 

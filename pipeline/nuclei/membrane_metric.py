@@ -1,9 +1,9 @@
 """The scores of the ISBI 2012 challenge: how well cells are kept apart by a map of membranes.
 
-In: the label map of a slice, and the probability of being inside a cell. Out: counts, which add up over the slices of a
-stack, and the formulas on them, apart from one another. A proposal is the 4-connected regions above a threshold. What
-the truth calls membrane is left out of everything ("foreground-restricted"), so that its width costs nothing; a pixel
-that only the proposal calls membrane is a region of its own.
+In: the label map of a slice, and the probability of being inside a cell. Out: counts of slices, and the formulas on
+them, apart from one another. A proposal is the 4-connected regions above a threshold. What the truth calls membrane is
+left out of everything ("foreground-restricted"), so that its width costs nothing; a pixel that only the proposal calls
+membrane is a region of its own.
 
 `v_rand` and `v_info` are for proposals whose membranes were thinned to lines, `rand_error` and `pixel_error`, by which
 the challenge ranked before, for proposals as they are.
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from skimage.segmentation import watershed
 
+from pipeline.nuclei.decoding import label_components
 from pipeline.nuclei.metric import tabulate_overlap
 
 # As the challenge's script goes through them: from 0 to 1 in steps of 0.1.
@@ -30,10 +31,10 @@ THRESHOLDS = tuple(tenth / 10 for tenth in range(11))
 
 @dataclass(frozen=True)
 class RegionCounts:
-    """Sums over the pixels that the truth calls cell; they add up over slices.
+    """Sums over the pixels of a slice that the truth calls cell.
 
     With a_i the pixels of cell i, b_j of region j, p_ij of both, and n of the slice: squares are sums of a_i^2, b_j^2
-    and p_ij^2; entropies are n H in nats, of cells, regions and pairs, each slice for itself.
+    and p_ij^2; entropies are n H in nats, of cells, regions and pairs. Pixels and squares add up over slices.
     """
 
     pixels: float
@@ -56,11 +57,6 @@ class PixelCounts:
     def __add__(self, other: "PixelCounts") -> "PixelCounts":
         """Return the counts of both."""
         return PixelCounts(self.truth + other.truth, self.proposal + other.proposal, self.both + other.both)
-
-
-def label_regions(inside: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return the 4-connected regions (H, W) of `inside` (H, W), from 1; 0 is membrane."""
-    return cv2.connectedComponents(inside.view(np.uint8), connectivity=4)[1].astype(np.int32, copy=False)
 
 
 def thin_membranes(regions: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -111,10 +107,9 @@ def v_rand(counts: RegionCounts) -> float:
 
 
 def v_info(counts: RegionCounts) -> float:
-    """Return the foreground-restricted information-theoretic score, 0 (bad) to 1: 2 I / (H(cells) + H(regions)).
+    """Return the foreground-restricted information-theoretic score of a slice, 0 to 1: 2 I / (H(cells) + H(regions)).
 
-    Over slices information and entropies are means weighted by pixels: which slice a pixel is of is no merit of a
-    proposal. 1 where there is nothing to tell: a single cell, and a single region.
+    1 is good, and what there is where nothing is to tell: a single cell, and a single region.
 
     Source: Arganda-Carreras et al. 2015, the information theoretic F-score, alpha = 0.5.
     """
@@ -158,7 +153,7 @@ def count_slice(truth: NDArray[np.integer], inside: NDArray[np.floating]) -> Sli
         inside: (H, W) in [0, 1], the probability of the inside of a cell.
     """
     masks = [inside > threshold for threshold in THRESHOLDS]
-    regions = [label_regions(mask) for mask in masks]
+    regions = [label_components(mask) for mask in masks]
     return SliceCounts(
         tuple(count_regions(truth, thin_membranes(part)) for part in regions),
         tuple(count_regions(truth, part) for part in regions),
@@ -167,18 +162,22 @@ def count_slice(truth: NDArray[np.integer], inside: NDArray[np.floating]) -> Sli
 
 
 def score_stack(slices: Iterable[SliceCounts]) -> dict[str, float]:
-    """Return the four scores of a stack, pooled over its slices, each at its best threshold, which is named beside it.
+    """Return the four scores of a stack, each at its best threshold, which is named beside it and serves all slices.
 
-    One threshold serves all slices. Keys: `v_rand`, `v_info`, `rand_error`, `pixel_error`, and `<name>_threshold`.
+    Counts are pooled over slices, but for `v_info`, which is the mean over slices: of a pool, which slice a pixel is of
+    would be information too. Keys: `v_rand`, `v_info`, `rand_error`, `pixel_error`, and `<name>_threshold`.
+
+    Source: the challenge's own evaluation does so, https://github.com/fiji/Trainable_Segmentation, package `metrics`.
     """
     every = list(slices)
     thinned, plain, pixels = (
         [reduce(lambda a, b: a + b, counts) for counts in zip(*parts, strict=True)]
         for parts in zip(*((one.thinned, one.plain, one.pixels) for one in every), strict=True)
     )
+    informed = np.mean([[v_info(counts) for counts in one.thinned] for one in every], axis=0)
     found = {
         "v_rand": [v_rand(counts) for counts in thinned],
-        "v_info": [v_info(counts) for counts in thinned],
+        "v_info": informed.tolist(),
         "rand_error": [rand_error(counts) for counts in plain],
         "pixel_error": [pixel_error(counts) for counts in pixels],
     }

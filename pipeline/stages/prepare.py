@@ -15,7 +15,10 @@ from pipeline.stages.run import run
 def main(archives: Path, train_out: Path, test_out: Path, params: Params) -> None:
     """Read the archives of `data` in the folder `archives` into two prepared splits."""
     if not archives.is_dir():
-        raise InputError(f"{archives}: no such folder; `python -m pipeline fetch SOURCE --to {archives}` makes it")
+        cure = f"`python -m pipeline fetch SOURCE --to {archives}` makes it"
+        if params.data.layout == "stack":
+            cure = "set data.dir to the folder of the stack"
+        raise InputError(f"{archives}: no such folder; {cure}")
     verify_checksums(archives)
     test = None if params.data.test == "none" else archives / params.data.test
     with atomic_folder(train_out) as train_folder, atomic_folder(test_out) as test_folder:

@@ -53,7 +53,7 @@ def main(
         lb_map,
         read_seconds(journal, params.folds.ids),
         str(select_device(params.train.device)),
-        [archives / name for name in (params.data.train, params.data.test, params.data.solution)]
+        [archives / name for name in (params.data.train, params.data.labels, params.data.test, params.data.solution)]
         + [*weight_files, candidates],
         {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")},
     )

@@ -3,7 +3,6 @@
 A fold is a pure function of (params, prepared images, fold table, k): run it anywhere, in any order.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -29,7 +28,7 @@ from pipeline.images.table import read_table
 from pipeline.nuclei.targets import encode_targets, paper_weight_map, weight_reach
 from pipeline.params import Params
 from pipeline.stages.run import run
-from pipeline.unet.checkpoint import Checkpoint, fingerprint, locked_folder
+from pipeline.unet.checkpoint import Checkpoint, digest_sources, fingerprint, locked_folder
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import configure_torch, select_device
 from pipeline.unet.training import Batch, PrepareBatch, Trainer, train_model
@@ -167,18 +166,30 @@ def describe_inputs(
     prepared: Path, fold_table: pd.DataFrame, fold: int, params: Params, trainer: Trainer
 ) -> dict[str, Any]:
     """Collect everything that decides the weights: what a checkpoint must match to be resumed from."""
+    return {
+        "fold": fold,
+        "params": describe_params(params),
+        "folds": fold_table.to_csv(index=False),
+        "images": [sha256_of(prepared / name) for name in ("images.npz", "table.csv")],
+        **describe_means(trainer),
+    }
+
+
+def describe_params(params: Params) -> dict[str, Any]:
+    """Collect the parameters that decide the weights."""
+    sections = ("contrast", "unet", "targets", "loss", "augment", "train")
+    return {name: getattr(params, name).model_dump() for name in sections}
+
+
+def describe_means(trainer: Trainer) -> dict[str, Any]:
+    """Collect what decides the weights beside parameters and images: pretraining, device, code and versions."""
     rooms = [*pipeline.images.__path__, *pipeline.unet.__path__]
     sources = [path for room in rooms for path in sorted(Path(room).glob("*.py"))]
     sources += [Path(str(pipeline.nuclei.targets.__file__)), Path(__file__)]
-    sections = ("contrast", "unet", "targets", "loss", "augment", "train")
     return {
-        "fold": fold,
-        "params": {name: getattr(params, name).model_dump() for name in sections},
-        "folds": fold_table.to_csv(index=False),
-        "images": [sha256_of(prepared / name) for name in ("images.npz", "table.csv")],
         "encoder": trainer.model.encoder_weights,
         "device": trainer.device.type,
-        "code": hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest(),
+        "code": digest_sources(sources),
         "versions": [version(name) for name in _PACKAGES],
     }
 

@@ -10,7 +10,6 @@ of 5 images would be trained for a hundredth of the time, and one could not tell
 parts of the larger ones, and all settings see the same images.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,29 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import bootstrap_interval, paired_bootstrap
-from pipeline.params import Params
+from pipeline.params import EvaluateParams, Params
 from pipeline.studies.study import (
     Data,
+    Edit,
+    choose_scores,
     compose,
+    count_images,
+    halve,
     keep_figure,
+    keep_scores,
     keep_table,
     load_data,
+    overrides_of,
     parse_arguments,
-    score_images,
     train_network,
 )
-from pipeline.unet.checkpoint import fingerprint
 from pipeline.unet.model import NormalizedUNet
 
-COUNTS = (5, 10, 20, 40, 80, 160, None)  # None is all
+COUNTS = (5, 10, 20, 40, 80, 160)  # and all
 FOLD = 0
-STEPS = 200
-# How often the small sets are drawn anew; the largest needs no drawing.
+# How often the sets are drawn; all images need no drawing.
 DRAWS = 2
 
 
@@ -48,7 +51,7 @@ class Setting:
     """One factor taken away: what it changes in the parameters, or in the network."""
 
     overrides: tuple[str, ...] = ()
-    edit: Callable[[NormalizedUNet], None] | None = None
+    edit: Edit | None = None
 
 
 def cut_skips(model: NormalizedUNet) -> None:
@@ -70,51 +73,47 @@ SETTINGS = {
 }
 
 
-def choose_images(table: pd.DataFrame, count: int | None, draw: int) -> pd.DataFrame:
-    """Return `count` random rows of a table (None: all); of one draw, smaller sets are parts of larger ones."""
+def choose_images(table: pd.DataFrame, count: int, draw: int) -> pd.DataFrame:
+    """Return `count` random rows of a table, in its order; of one draw, smaller sets are parts of larger ones."""
     order = np.random.default_rng((2018, draw)).permutation(len(table))
-    return table if count is None else table.iloc[np.sort(order[:count])]
+    return table.iloc[np.sort(order[:count])]
 
 
-def score_point(
-    name: str, setting: Setting, params: Params, data: Data, count: int | None, draw: int, scratch: Path
-) -> pd.DataFrame:
-    """Return image_id, group and ap of the held-out fold, by a network of one setting and one set of images."""
+def score_point(name: str, params: Params, data: Data, count: int, draw: int, scratch: Path) -> pd.DataFrame:
+    """Return image_id, group, fold and ap of the held-out fold, by a network of one setting and one set of images.
+
+    Each half of the fold is scored by the decoding that the other half chose.
+    """
     training, held_out = data.split(FOLD)
     chosen = choose_images(training, count, draw)
-    point = {"name": name, "params": params.model_dump(), "data": data.digest, "images": chosen["image_id"].tolist()}
-    path = scratch / "examples" / f"{fingerprint(point)[:16]}.csv"
-    if not path.is_file():
-        # The name stands in the fingerprint of the network where it is edited: one name for all sizes of a setting.
-        model = train_network(name, params, data, chosen, FOLD, scratch, setting.edit)
-        keep_table(path, score_images(model, data, held_out, params))
-    return pd.read_csv(path, dtype={"image_id": str, "group": str})
+    title = f"{name}, {count} images, draw {draw}"
+    network = train_network(title, params, data, chosen, FOLD, scratch, SETTINGS[name].edit)
+
+    def score() -> list[float]:
+        return choose_scores(count_images(network, data, held_out, params), halve(held_out["group"]))
+
+    return keep_scores([network], params, held_out, scratch, score)
 
 
-def summarize(scores: dict[tuple[str, int, int], pd.DataFrame], params: Params) -> pd.DataFrame:
+def summarize(scores: dict[tuple[str, int, int], pd.DataFrame], evaluate: EvaluateParams) -> pd.DataFrame:
     """Return a row per setting and number of images: mean over draws, interval, and difference from the default.
 
-    The intervals resample the groups of held-out images; the draws of a number are averaged image by image before.
+    The draws of a number are averaged image by image, and the intervals resample the groups of held-out images: they
+    say how far the score is known, and the lowest and highest draw how far it depends on which images were drawn.
     """
     rows = []
-    evaluate = params.evaluate
     for name in SETTINGS:
         for count in sorted({count for setting, count, _ in scores if setting == name}):
-            tables = {draw: table for (s, c, draw), table in scores.items() if (s, c) == (name, count)}
-            # A draw that the default has not yet is not compared.
-            common = [draw for draw in tables if ("default", count, draw) in scores]
-            mean = sum(table["ap"] for table in tables.values()) / len(tables)
-            group = next(iter(tables.values()))["group"]
+            draws = {draw: table for (s, c, draw), table in scores.items() if (s, c) == (name, count)}
+            group = draws[0]["group"]
+            mean = pd.concat([table["ap"] for table in draws.values()], axis=1).mean(axis=1)
             low, high = bootstrap_interval(mean, group, evaluate.bootstrap, evaluate.seed)
-            row = {"setting": name, "images": count, "draws": len(tables), "ap": mean.mean(), "low": low, "high": high}
-            row["lowest_draw"], row["highest_draw"] = (
-                pick(table["ap"].mean() for table in tables.values()) for pick in (min, max)
-            )
-            if name != "default" and common:
-                ours = sum(tables[draw]["ap"] for draw in common) / len(common)
-                theirs = sum(scores["default", count, draw]["ap"] for draw in common) / len(common)
-                paired = paired_bootstrap(theirs, ours, group, evaluate.bootstrap, evaluate.seed)
-                row |= dict(zip(("difference", "difference_low", "difference_high"), paired, strict=True))
+            row = {"setting": name, "images": count, "ap": mean.mean(), "low": low, "high": high}
+            means = [float(table["ap"].mean()) for table in draws.values()]
+            row |= {"draws": len(draws), "lowest_draw": min(means), "highest_draw": max(means)}
+            theirs = pd.concat([scores["default", count, draw]["ap"] for draw in draws], axis=1).mean(axis=1)
+            paired = paired_bootstrap(theirs, mean, group, evaluate.bootstrap, evaluate.seed)
+            row |= dict(zip(("difference", "difference_low", "difference_high"), paired, strict=True))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -141,29 +140,24 @@ def plot(table: pd.DataFrame, steps: int) -> Figure:
 
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
-    scratch, steps = arguments.scratch, arguments.steps or STEPS
-    shared = [
-        "data=full", "train=cpu", "train.epochs=1", f"train.steps_per_epoch={steps}", "train.crop_px=96",
-        "train.start_crop_px=96", "train.tile_px=128", f"train.threads={arguments.threads}", "train.ema_decay=0.98",
-    ]  # fmt: skip
-    settings = {name: compose(scratch, [*shared, *setting.overrides]) for name, setting in SETTINGS.items()}
-    data = load_data(arguments.data, scratch, settings["default"])
+    overrides, scratch = overrides_of(arguments), arguments.scratch
+    params = {name: compose("examples", [*overrides, *setting.overrides]) for name, setting in SETTINGS.items()}
+    default = params["default"]
+    data = load_data(arguments.data, scratch, default)
     total = len(data.split(FOLD)[0])
-    scores = {}
+    scores: dict[tuple[str, int, int], pd.DataFrame] = {}
     for draw in range(DRAWS):
-        for count in COUNTS:
-            for name, setting in SETTINGS.items():
-                if draw and count is None:
-                    continue
-                key = (name, count or total, draw)
-                scores[key] = score_point(name, setting, settings[name], data, count, draw, scratch)
-                print(f"{name}, {key[1]} images, draw {draw}: {scores[key]['ap'].mean():.3f}", flush=True)
+        for count in [*(count for count in COUNTS if count < total), *([] if draw else [total])]:
+            for name in SETTINGS:
+                scores[name, count, draw] = score_point(name, params[name], data, count, draw, scratch)
+                print(f"{name}, {count} images, draw {draw}: {scores[name, count, draw]['ap'].mean():.3f}", flush=True)
         # After every draw, so that a study that is stopped has results.
-        table = summarize(scores, settings["default"])
-        keep_table(arguments.out / "examples.csv", table.assign(steps=steps).round(4))
+        steps, table = default.train.steps_per_epoch, summarize(scores, default.evaluate)
+        keep_table(arguments.out / "examples.csv", table.assign(steps=steps))
         keep_figure(arguments.out / "examples.svg", plot(table, steps))
-    print(table.round(3).to_string(index=False))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,27 +22,29 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import bootstrap_interval, paired_bootstrap
 from pipeline.params import Params
 from pipeline.stages.train import load_batches, make_preparation, make_trainer
 from pipeline.studies.study import (
     Data,
+    Network,
     choose_scores,
     compose,
     count_images,
     keep_figure,
+    keep_scores,
     keep_table,
     load_data,
+    overrides_of,
     parse_arguments,
     train_network,
 )
-from pipeline.unet.model import NormalizedUNet, build_model
+from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import configure_torch
 
 KINDS = ("transposed", "nearest", "bilinear", "bicubic")
 REFERENCE = "transposed"
-FOLDS = (0, 1, 2)
-STEPS = 300
 # The smooth input: noise under a Gaussian. At 1/16 cycle per pixel, exp(-2 (pi 24 / 16)^2) of it is left: nothing.
 SMOOTH_PX, SMOOTH_SIGMA_PX = 896, 24.0
 # What is measured lies in the middle, far from the zeros that padding adds around the image.
@@ -50,16 +53,6 @@ WINDOW_PX = 512
 STRIDES = (2, 16)
 # Bins around a frequency that count as it: the window spreads a line over 2, the smooth input modulates it.
 _NEAR_BINS = 3
-
-
-def compose_kind(kind: str, scratch: Path, steps: int, threads: int) -> Params:
-    """Return the parameters of one way to upsample."""
-    overrides = [
-        "data=full", "train=cpu", "unet=vanilla", f"unet.upsampling={kind}", "folds.ids=[0,1,2]", "train.epochs=1",
-        f"train.steps_per_epoch={steps}", "train.crop_px=128", "train.start_crop_px=96", "train.tile_px=176",
-        f"train.threads={threads}", "train.ema_decay=0.98",
-    ]  # fmt: skip
-    return compose(scratch, overrides)
 
 
 def smooth_image() -> Tensor:
@@ -77,11 +70,11 @@ def decode_smooth(model: NormalizedUNet) -> NDArray[np.float64]:
     *_, last = model.net.get_submodule("expanding").children()
     handle = last.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
-        model.eval()(smooth_image())
+        model.eval()(smooth_image().to(next(model.parameters()).device))
     finally:
         handle.remove()
     first = (SMOOTH_PX - WINDOW_PX) // 2
-    return outputs[0][0, :, first : first + WINDOW_PX, first : first + WINDOW_PX].double().numpy()
+    return outputs[0][0, :, first : first + WINDOW_PX, first : first + WINDOW_PX].double().cpu().numpy()
 
 
 def stride_energy(maps: NDArray[np.float64], stride: int) -> float:
@@ -108,87 +101,108 @@ def stride_energy(maps: NDArray[np.float64], stride: int) -> float:
     return float((energy[:, counted].sum(axis=1)[alive] / total[alive]).mean()) if alive.any() else 0.0
 
 
-def time_steps(models: dict[str, Params], data: Data, rounds: int = 7) -> dict[str, float]:
+def time_steps(kinds: dict[str, Params], data: Data, rounds: int = 7) -> dict[str, float]:
     """Return the seconds of a training step of every kind: the median of rounds in which they take turns."""
     takers: dict[str, Callable[[], None]] = {}
-    for kind, params in models.items():
+    for kind, params in kinds.items():
         configure_torch(params.train.threads)
-        trainer, prepare = make_trainer(0, params), make_preparation(params)
-        batches = load_batches(data.pack, data.split(0)[0], trainer, params, trainer.steps // 2)
-        takers[kind] = lambda t=trainer, b=batches, p=prepare: t.take_step(next(b), p)  # type: ignore[misc]
+        # A schedule of its own: steps of the larger crops, as many as are timed.
+        train = params.train.model_copy(update={"steps_per_epoch": 2 * (rounds + 1), "epochs": 1})
+        timed = params.model_copy(update={"train": train})
+        trainer, prepare = make_trainer(0, timed), make_preparation(timed)
+        batches = load_batches(data.pack, data.split(0)[0], trainer, timed, trainer.steps // 2)
+
+        def take(trainer=trainer, batches=batches, prepare=prepare):  # type: ignore[no-untyped-def]
+            trainer.take_step(next(batches), prepare)
+            if trainer.device.type == "cuda":
+                torch.cuda.synchronize()  # a step does not wait for the device
+
         trainer.model.train()
-    seconds: dict[str, list[float]] = {kind: [] for kind in models}
+        takers[kind] = take
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(rounds + 1):
-        for kind, take in takers.items():
+        for kind, take_step in takers.items():
             begin = time.perf_counter()
-            take()
+            take_step()
             if turn:  # the first round warms up
                 seconds[kind].append(time.perf_counter() - begin)
     return {kind: statistics.median(values) for kind, values in seconds.items()}
 
 
-def score_kind(kind: str, params: Params, data: Data, scratch: Path) -> tuple[pd.DataFrame, list[NormalizedUNet]]:
-    """Return image_id, group, fold and ap of all images by networks of one kind, and these networks."""
-    models = [train_network(f"{kind}, fold {k}", params, data, data.split(k)[0], k, scratch) for k in FOLDS]
-    held_out = pd.concat([data.split(k)[1] for k in FOLDS])
-    path = scratch / f"upsampling-{kind}-{params.train.steps_per_epoch}.csv"
-    if not path.is_file():
-        counts = [
-            m
-            for k, model in zip(FOLDS, models, strict=True)
-            for m in count_images(model, data, data.split(k)[1], params)
-        ]
-        ap = choose_scores(counts, held_out["fold"].to_numpy())
-        keep_table(path, held_out[["image_id", "group", "fold"]].assign(ap=ap))
-    return pd.read_csv(path, dtype={"image_id": str, "group": str}), models
+def train_kind(kind: str, params: Params, data: Data, scratch: Path) -> list[Network]:
+    """Return the networks of one kind, one for each fold."""
+    folds = params.folds.ids
+    return [train_network(f"{kind}, fold {k}", params, data, data.split(k)[0], k, scratch) for k in folds]
 
 
-def draw(maps: dict[str, list[NDArray[np.float64]]], shares: dict[str, list[float]]) -> Figure:
-    """Draw, for each kind, a part of the decoder's output before and after training, in the channel that shows most."""
-    figure = Figure(figsize=(10, 5.4), layout="constrained", dpi=90)
-    axes = figure.subplots(2, len(maps))
-    for column, (kind, pair) in enumerate(maps.items()):
+def score_kind(networks: list[Network], params: Params, data: Data, scratch: Path) -> pd.DataFrame:
+    """Return image_id, group, fold and ap of all images, each by the network and the decoding of other folds."""
+    parts = [data.split(fold)[1] for fold in params.folds.ids]
+    held_out = pd.concat(parts)
+
+    def score() -> list[float]:
+        pairs = zip(networks, parts, strict=True)
+        counts = [matches for network, part in pairs for matches in count_images(network, data, part, params)]
+        return choose_scores(counts, held_out["fold"].to_numpy())
+
+    return keep_scores(networks, params, held_out, scratch, score)
+
+
+def measure_board(networks: list[Network], params: Params) -> dict[str, Any]:
+    """Return `energy<stride>_before` and `_after` training, means over folds, and the maps of the first fold."""
+    # As `make_trainer` draws them: the weights that each fold began with.
+    before = [decode_smooth(make_trainer(fold, params).model) for fold in params.folds.ids]
+    after = [decode_smooth(network.model) for network in networks]
+    board: dict[str, Any] = {"maps": (before[0], after[0])}
+    for stride in STRIDES:
+        for when, maps in (("before", before), ("after", after)):
+            board[f"energy{stride}_{when}"] = statistics.mean(stride_energy(one, stride) for one in maps)
+    return board
+
+
+def draw(boards: dict[str, dict[str, Any]]) -> Figure:
+    """Draw, for each kind, a part of the first fold's output before and after training, in the channel of the most."""
+    figure = Figure(figsize=(10, 5.6), layout="constrained", dpi=90)
+    axes = figure.subplots(2, len(boards))
+    for column, (kind, board) in enumerate(boards.items()):
         for row, when in enumerate(("before", "after")):
-            channel = max(pair[row], key=lambda one: stride_energy(one[None], STRIDES[-1]) if np.ptp(one) else 0.0)
+            energies = [stride_energy(one[None], STRIDES[-1]) for one in board["maps"][row]]
+            channel = board["maps"][row][int(np.argmax(energies))]
             axes[row, column].imshow(channel[:96, :96], cmap="gray", interpolation="nearest")
-            axes[row, column].set_title(f"{kind}, {when} training\n{100 * shares[kind][row]:.2f} % at 1/16", fontsize=9)
+            mean = board[f"energy{STRIDES[-1]}_{when}"]
+            axes[row, column].set_title(
+                f"{kind}, {when} training\nhere {max(energies):.2%}, mean {mean:.2%}", fontsize=9
+            )
             axes[row, column].set_axis_off()
     return figure
 
 
 def main() -> None:
     arguments = parse_arguments(__doc__ or "")
-    scratch, steps = arguments.scratch, arguments.steps or STEPS
-    kinds = {kind: compose_kind(kind, scratch, steps, arguments.threads) for kind in KINDS}
+    overrides, scratch = overrides_of(arguments), arguments.scratch
+    kinds = {kind: compose("upsampling", [*overrides, f"unet.upsampling={kind}"]) for kind in KINDS}
     data = load_data(arguments.data, scratch, kinds[REFERENCE])
-    scored = {kind: score_kind(kind, params, data, scratch) for kind, params in kinds.items()}
-    step_s = time_steps(kinds, data)
-    reference, rows, maps, shares = scored[REFERENCE][0], [], {}, {}
+    networks = {kind: train_kind(kind, params, data, scratch) for kind, params in kinds.items()}
+    scores = {kind: score_kind(networks[kind], params, data, scratch) for kind, params in kinds.items()}
+    boards = {kind: measure_board(networks[kind], params) for kind, params in kinds.items()}
+    step_s, rows = time_steps(kinds, data), []
     for kind, params in kinds.items():
-        scores, models = scored[kind]
-        evaluate = params.evaluate
-        low, high = bootstrap_interval(scores["ap"], scores["group"], evaluate.bootstrap, evaluate.seed)
-        row = {"upsampling": kind, "ap": scores["ap"].mean(), "low": low, "high": high}
-        row |= {f"ap_fold{k}": scores.loc[scores["fold"] == k, "ap"].mean() for k in FOLDS}
-        paired = paired_bootstrap(reference["ap"], scores["ap"], scores["group"], evaluate.bootstrap, evaluate.seed)
+        table, evaluate = scores[kind], params.evaluate
+        low, high = bootstrap_interval(table["ap"], table["group"], evaluate.bootstrap, evaluate.seed)
+        row: dict[str, Any] = {"upsampling": kind, "ap": table["ap"].mean(), "low": low, "high": high}
+        row |= {f"ap_fold{fold}": part["ap"].mean() for fold, part in table.groupby("fold")}
+        first = scores[REFERENCE]["ap"]
+        paired = paired_bootstrap(first, table["ap"], table["group"], evaluate.bootstrap, evaluate.seed)
         row |= dict(zip(("difference", "difference_low", "difference_high"), paired, strict=True))
-        before = []
-        for k in FOLDS:
-            torch.manual_seed(params.train.seed + 1000 * k)  # as `make_trainer` draws them
-            before.append(decode_smooth(build_model(params.unet)))
-        after = [decode_smooth(model) for model in models]
-        for stride in STRIDES:
-            row[f"energy{stride}_before"] = statistics.mean(stride_energy(one, stride) for one in before)
-            row[f"energy{stride}_after"] = statistics.mean(stride_energy(one, stride) for one in after)
-        row |= {"parameters": sum(p.numel() for p in models[0].parameters()), "step_s": step_s[kind], "steps": steps}
-        maps[kind] = [before[0], after[0]]
-        shares[kind] = [row[f"energy{STRIDES[-1]}_before"], row[f"energy{STRIDES[-1]}_after"]]
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    keep_table(arguments.out / "upsampling.csv", table.round(5))
-    keep_figure(arguments.out / "upsampling.png", draw(maps, shares))
-    print(table.round(4).T.to_string(header=False))
+        row |= {name: value for name, value in boards[kind].items() if name != "maps"}
+        row |= {"parameters": sum(p.numel() for p in networks[kind][0].model.parameters()), "step_s": step_s[kind]}
+        rows.append(row | {"steps": params.train.steps_per_epoch, "images": len(table)})
+    results = pd.DataFrame(rows)
+    keep_table(arguments.out / "upsampling.csv", results)
+    keep_figure(arguments.out / "upsampling.png", draw(boards))
+    print(results.T.to_string(header=False, float_format=lambda value: f"{value:.4g}"))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path
+
+
+def digest_sources(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of some files of code, one after another."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def fingerprint(parts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ In: a network and the side of a tile. Out: a row per stage with shapes, paramete
 found by watching one tile go through; an encoder of timm or SMP is split where its resolution changes.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def describe_network(model: NormalizedUNet, tile_px: int) -> list[Stage]:
     model.sizes.output_of(tile_px)
     stages: list[Stage] = []
     was_training = model.training
-    with _watch_layers(model.net, stages), torch.no_grad():
+    with _watch_layers(model.net, stages, tile_px), torch.no_grad():
         device = next(model.parameters()).device
         model.eval()(torch.zeros(1, IN_CHANNELS, tile_px, tile_px, device=device))
     model.train(was_training)
@@ -66,25 +67,26 @@ def describe_network(model: NormalizedUNet, tile_px: int) -> list[Stage]:
 
 
 @contextmanager
-def _watch_layers(net: nn.Module, stages: list[Stage]) -> Iterator[None]:
+def _watch_layers(net: nn.Module, stages: list[Stage], tile_px: int) -> Iterator[None]:
     """Enter every layer of `net` that is run into `stages`."""
     # A batch norm of timm's has parameters of its own and children too.
     own = {layer: bool(list(layer.parameters(recurse=False))) for layer in net.modules()}
     names = {layer: name for name, layer in net.named_modules() if own[layer] or not list(layer.children())}
 
     def enter(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        reads, gives = _shape(inputs[0]), _shape(output)
-        name = _name_stage(names[layer])
+        name, reads, gives = _name_stage(names[layer]), _shape(inputs[0]), _shape(output)
         if name is None or reads is None or gives is None:
             return
+        macs = _count_macs(layer, reads, gives)
         if name == "encoder":  # of a library: a stage is a resolution, wherever its layers are kept
-            halvings = round(torch.log2(torch.tensor(tile / gives[1])).item()) if (tile := _tile(stages, reads)) else 0
-            name = f"encoder {halvings + 1}"
+            is_gate = gives[1:] == (1, 1) and bool(stages)  # squeeze and excitation, whose gate has no resolution
+            name = stages[-1].name if is_gate else f"encoder {round(math.log2(tile_px / gives[1])) + 1}"
+            gives = stages[-1].gives if is_gate else gives
         stage = next((one for one in stages if one.name == name), None)
         if stage is None:
             stages.append(stage := Stage(name, reads, gives))
         stage.gives = gives
-        stage.macs += _count_macs(layer, reads, gives)
+        stage.macs += macs
         for parameter in layer.parameters(recurse=False):
             if id(parameter) not in stage.seen:
                 stage.seen.add(id(parameter))
@@ -104,10 +106,6 @@ def _watch_layers(net: nn.Module, stages: list[Stage]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tile(stages: list[Stage], reads: Shape) -> int:
-    return stages[0].reads[1] if stages else reads[1]
 
 
 def _shape(value: Any) -> Shape | None:

@@ -88,6 +88,15 @@ def test_a_stack_is_prepared_like_any_split(tmp_path: Path) -> None:
     assert pack["stack.1.label_map"].dtype == np.uint16
 
 
+def test_a_stack_of_two_tiffs_is_prepared_by_their_names(tmp_path: Path) -> None:
+    for name, pages in zip(("volume.tif", "labels.tif"), make_slices(3), strict=True):
+        tifffile.imwrite(tmp_path / name, pages, photometric="minisblack")
+    (tmp_path / "prepared").mkdir()
+    params = PARAMS.model_copy(update={"train": "volume.tif", "labels": "labels.tif"})
+    prepare_archive(tmp_path / params.train, tmp_path / "prepared", True, params)
+    assert read_table(tmp_path / "prepared")["nuclei"].tolist() == [2, 2, 2]
+
+
 def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
     images, labels = make_slices(3)
     stack = write_folders(root / "stack", images, labels)
@@ -106,6 +115,10 @@ def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
             (stack / kind / "01.png").write_bytes((stack / kind / "1.png").read_bytes())
     if case == "too large":
         (stack / "image" / "1.png").write_bytes(cv2.imencode(".png", np.zeros((200, 200), np.uint8))[1].tobytes())
+    if case == "a comma":
+        return write_zip(root / "a,b.zip", stack), None
+    if case == "needless labels":
+        return stack, root / "labels.tif"
     if case == "nothing":
         return root / "nowhere", None
     if case == "empty":
@@ -127,6 +140,8 @@ def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
         ("grey label", r"stack\.1: a label .* with 180 values"),
         ("two of one number", "two slices of one name and number"),
         ("too large", "max_pixels"),
+        ("a comma", r"'a,b\.0' cannot stand in a CSV"),
+        ("needless labels", r"data\.labels is labels\.tif, but stack is no TIFF"),
         ("nothing", r"nowhere: no such file or folder; set data\.dir"),
         ("empty", r"bare: no image/<name>\.png"),
         ("tiff of fewer", r"b\.tif: 2 pages for the 3 of a\.tif"),

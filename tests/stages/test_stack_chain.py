@@ -14,7 +14,8 @@ from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.experiments.membranes import write_stack
 from pipeline.files import write_text
-from pipeline.images.store import Pack
+from pipeline.images.store import Pack, PackWriter
+from pipeline.nuclei.membrane_metric import count_slice, score_stack
 from pipeline.params import Params
 from tests.stages.test_pipeline import run_chain, tiny_params
 
@@ -42,6 +43,7 @@ def stack_params() -> Params:
     content["targets"] |= {"boundary": "membrane"}
     content["loss"] |= {"dice": 0.0, "distance": 0.0, "weight_map": True}
     content["train"] |= {"tile_px": 108, "crop_px": 68, "start_crop_px": 68, "object_diameter_px": 0.0}
+    content["predict"] |= {"scales": [1.0]}
     content["select"] |= {"trees": 0}
     return Params.model_validate(content)
 
@@ -61,10 +63,15 @@ def test_folds_are_blocks_of_neighbouring_slices(run: Path) -> None:
 
 
 def test_the_challenge_s_scores_are_in_the_summary(run: Path) -> None:
-    cv = json.loads((run / "cv.json").read_text())
-    for name in ("v_rand", "v_info", "rand_error", "pixel_error"):
-        assert 0 <= cv[name] <= 1
-        assert 0 <= cv[f"{name}_threshold"] <= 1
+    cv, truths = json.loads((run / "cv.json").read_text()), Pack(run / "train" / "images.npz")
+    counts = []
+    for number in range(SLICES):
+        pack = Pack(run / "oof" / f"{number // 2}.npz")
+        inside = 1 - pack[f"stack.{number}.probabilities"][0, ..., 1] / np.float32(255)
+        counts.append(count_slice(truths[f"stack.{number}.label_map"], inside))
+    scores = score_stack(counts)
+    assert set(scores) >= {"v_rand", "v_info", "rand_error", "pixel_error"}
+    assert {name: cv[name] for name in scores} == pytest.approx(scores)
     card = json.loads((run / "run.json").read_text())
     assert card["lb_map"] is None
     assert (run / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
@@ -97,3 +104,20 @@ def test_a_run_without_membranes_has_no_stack(run: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="learnt no membranes"):
         write_stack(tmp_path / "oof.tif", checkout / "params.yaml", checkout / "folds")
     assert not (tmp_path / "oof.tif").exists()
+
+
+def test_slices_of_two_sizes_are_no_stack_and_nothing_is_left(tmp_path: Path) -> None:
+    checkout = tmp_path / "run"
+    (checkout / "folds" / "oof").mkdir(parents=True)
+    table = pd.DataFrame({"image_id": ["a", "b", "c"], "group": "g", "stratum": "s", "fold": [0, 1, 2]})
+    write_text(checkout / "folds" / "folds.csv", table.to_csv(index=False))
+    for fold, (name, side) in enumerate((("a", 8), ("b", 8), ("c", 9))):
+        with PackWriter(checkout / "folds" / "oof" / f"{fold}.npz") as pack:
+            pack.add(f"{name}.probabilities", np.zeros((1, 8, side, 3), np.uint8))
+            pack.add(f"{name}.zoom", np.array(1.0))
+    write_text(checkout / "params.yaml", stack_params().model_dump_json())
+    (tmp_path / "oof.tif").write_bytes(b"before")
+    with pytest.raises(InputError, match="image c is"):
+        write_stack(tmp_path / "oof.tif", checkout / "params.yaml", checkout / "folds")
+    assert (tmp_path / "oof.tif").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,5 +1,8 @@
 """The studies' own arithmetic, and each of them whole on the sample with a few steps."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +18,28 @@ from pipeline.unet.model import build_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def board(period: int, size: int = 128) -> np.ndarray:
-    """Return a smooth wave with a pattern of one period on it, (1, S, S)."""
-    y, x = np.mgrid[:size, :size]
-    pattern = (y % period == 0) & (x % period == 0)
-    return (np.sin(2 * np.pi * x / size) + pattern)[None]
+def wave(cycles: int, amplitude: float, size: int = 128) -> np.ndarray:
+    """Return a map (1, S, S) of a wave along the rows, which has amplitude^2 / 2 of energy per pixel."""
+    return amplitude * np.cos(2 * np.pi * cycles * np.mgrid[:size, :size][1] / size)[None]
 
 
-def test_energy_is_found_at_the_stride_and_nowhere_else() -> None:
-    smooth = np.sin(2 * np.pi * np.mgrid[:128, :128][1] / 128)[None]
-    assert upsampling.stride_energy(smooth, 2) < 1e-6
-    assert upsampling.stride_energy(board(2), 2) == pytest.approx(0.375 / 2 / (0.5 + 0.375 / 2), rel=0.02) or (
-        upsampling.stride_energy(board(2), 2) > 0.2
-    )
-    assert upsampling.stride_energy(board(4), 2) < upsampling.stride_energy(board(4), 4)
+def board(stride: int) -> np.ndarray:
+    """Return a smooth wave of energy 1/2 with one of energy 1/8 at the stride's frequency."""
+    cycles = 128 // stride
+    amplitude = np.sqrt(1 / 8) if stride == 2 else 0.5  # at the highest frequency every pixel is a peak
+    return wave(12, 1.0) + wave(cycles, amplitude)
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_energy_at_the_stride_by_hand(stride: int) -> None:
+    assert upsampling.stride_energy(board(stride), stride) == pytest.approx((1 / 8) / (1 / 2 + 1 / 8), rel=1e-3)
+    assert upsampling.stride_energy(wave(12, 1.0), stride) < 1e-6
+
+
+def test_the_multiples_of_a_stride_s_frequency_count() -> None:
+    # 1/2 is twice 1/4, and no multiple of it.
+    assert upsampling.stride_energy(board(2), 4) == pytest.approx(0.2, rel=1e-3)
+    assert upsampling.stride_energy(board(4), 2) < 1e-6
 
 
 def test_energy_of_constant_maps_is_none() -> None:
@@ -47,7 +58,7 @@ def test_the_smooth_input_has_no_energy_at_the_strides() -> None:
 
 def test_smaller_sets_are_parts_of_larger_ones() -> None:
     table = pd.DataFrame({"image_id": [f"i{n}" for n in range(50)]})
-    sets = [set(examples.choose_images(table, count, 0)["image_id"]) for count in (5, 10, 20, None)]
+    sets = [set(examples.choose_images(table, count, 0)["image_id"]) for count in (5, 10, 20, 50)]
     assert [len(one) for one in sets] == [5, 10, 20, 50]
     assert sets[0] < sets[1] < sets[2] < sets[3]
     assert sets[0] != set(examples.choose_images(table, 5, 1)["image_id"])
@@ -78,7 +89,20 @@ def test_halves_split_no_group() -> None:
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"stage1_train\.zip: no such archive"):
-        study.load_data(tmp_path, tmp_path / "scratch", study.compose(tmp_path, ["data=full"]))
+        study.load_data(tmp_path, tmp_path / "scratch", study.compose("examples"))
+
+
+@pytest.mark.parametrize("name", ["upsampling", "examples"])
+def test_a_study_says_in_one_line_what_is_wrong(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"pipeline.studies.{name}", "--data", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith(f"error: {tmp_path}/stage1_train.zip: no such archive")
+    done = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "no whole number above 0" in done.stderr
 
 
 @pytest.mark.timeout(600)
@@ -86,19 +110,33 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
 def test_a_study_runs_whole_and_goes_on_where_it_was(module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--data", str(ROOT / "data/sample"), "--scratch", str(tmp_path / "scratch"), "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["study", *arguments, "--steps", "2"])
-    monkeypatch.setattr(examples, "COUNTS", (5, None))
+    monkeypatch.setattr(examples, "COUNTS", (5, 160))
     monkeypatch.setattr(examples, "DRAWS", 1)
+    monkeypatch.setattr(
+        examples, "SETTINGS", {name: examples.SETTINGS[name] for name in ("default", "no skip connections")}
+    )
     monkeypatch.setattr(upsampling, "KINDS", ("transposed", "nearest"))
     module.main()
     name = module.__name__.rsplit(".", 1)[-1]
     table = pd.read_csv(tmp_path / f"{name}.csv")
     assert table["ap"].between(0, 1).all()
+    if module is examples:  # the sample has fewer images than the larger number
+        assert sorted(set(table["images"])) == [
+            5,
+            len(study.load_data(ROOT / "data/sample", tmp_path / "scratch", study.compose("examples")).split(0)[0]),
+        ]
     assert list(tmp_path.glob(f"{name}.*[gG]"))
-    networks = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.glob("scratch/networks/*"))
-    assert networks
-    module.main()
-    assert networks == sorted((path, path.stat().st_mtime_ns) for path in tmp_path.glob("scratch/networks/*"))
-    again = pd.read_csv(tmp_path / f"{name}.csv")
-    pd.testing.assert_frame_equal(
-        table.drop(columns="step_s", errors="ignore"), again.drop(columns="step_s", errors="ignore")
+    made = sorted(
+        (path, path.stat().st_mtime_ns)
+        for kind in ("networks", "scores")
+        for path in tmp_path.glob(f"scratch/{kind}/*")
     )
+    assert made
+    module.main()
+    assert made == sorted(
+        (path, path.stat().st_mtime_ns)
+        for kind in ("networks", "scores")
+        for path in tmp_path.glob(f"scratch/{kind}/*")
+    )
+    again = pd.read_csv(tmp_path / f"{name}.csv")
+    pd.testing.assert_frame_equal(*(one.drop(columns="step_s", errors="ignore") for one in (table, again)))

@@ -26,7 +26,12 @@ def vanilla(upsampling: str = "transposed", padding: str = "same", width: int = 
     return VanillaParams(name="vanilla", depth=5, width=width, padding=padding, upsampling=upsampling, dropout=0.5)
 
 
-@pytest.mark.parametrize("params", [SMP, vanilla(), vanilla("bicubic")], ids=["smp", "transposed", "bicubic"])
+GATED = SMP.model_copy(update={"encoder": "tu-efficientnet_b0"})  # with squeeze and excitation
+
+
+@pytest.mark.parametrize(
+    "params", [SMP, GATED, vanilla(), vanilla("bicubic")], ids=["smp", "gated", "transposed", "bicubic"]
+)
 def test_parameters_and_macs_are_those_that_torch_counts(params: SmpParams | VanillaParams) -> None:
     model = build_model(params, pretrained=False).eval()
     stages = describe_network(model, 64)
@@ -46,8 +51,9 @@ def test_the_paper_s_network_has_its_shapes() -> None:
     assert stages["head"].gives == (3, 388, 388)
 
 
-def test_a_pretrained_encoder_is_split_by_resolution() -> None:
-    stages = {stage.name: stage for stage in describe_network(build_model(SMP, pretrained=False), 256)}
+@pytest.mark.parametrize("params", [SMP, GATED], ids=["smp", "gated"])
+def test_a_pretrained_encoder_is_split_by_resolution(params: SmpParams) -> None:
+    stages = {stage.name: stage for stage in describe_network(build_model(params, pretrained=False), 256)}
     assert [stages[f"encoder {n}"].gives for n in (2, 3, 4, 5, 6)] == [
         (16, 128, 128), (24, 64, 64), (40, 32, 32), (112, 16, 16), (320, 8, 8),
     ]  # fmt: skip
