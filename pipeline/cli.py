@@ -112,7 +112,12 @@ def _summary(_: argparse.Namespace) -> None:
 
     if not (SUBMISSIONS / "run.json").is_file():
         raise InputError(f"{SUBMISSIONS / 'run.json'}: no finished run here; `make repro` makes one")
-    print(format_fold_table(read_scores(FOLDS / "scores.csv"), read_json(FOLDS / "cv.json")))
+    cv = read_json(FOLDS / "cv.json")
+    print(format_fold_table(read_scores(FOLDS / "scores.csv"), cv))
+    if "v_rand" in cv:
+        from pipeline.experiments.membranes import format_membranes
+
+        print(format_membranes(cv))
     card = read_json(SUBMISSIONS / "run.json")
     print(
         f"expected on the test set: {card['expected_lb']:.3f} "
