@@ -119,22 +119,27 @@ def summarize(scores: dict[tuple[str, int, int], pd.DataFrame], evaluate: Evalua
 
 
 def plot(table: pd.DataFrame, steps: int) -> Figure:
-    """Draw the curves with their intervals."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="training images",
-        ylabel="mAP of the held-out fold",
-        title=f"{steps} steps for every point",
-        xscale="log",
-    )
-    for name, curve in table.groupby("setting", sort=False):
-        (line,) = axes.plot(curve["images"], curve["ap"], marker="o", markersize=4, label=name)
-        axes.fill_between(curve["images"], curve["low"], curve["high"], color=line.get_color(), alpha=0.12, linewidth=0)
-    counts = sorted(table["images"].unique())
-    axes.set_xticks(counts, [str(count) for count in counts])
-    axes.minorticks_off()
-    axes.legend()
-    axes.grid(alpha=0.25)
+    """Draw the scores, and beside them the paired differences from the default, with 95 % intervals."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = (("ap", "low", "high"), ("difference", "difference_low", "difference_high"))
+    titles = (f"mAP of the held-out fold after {steps} steps", "difference from the default, image by image")
+    for axes, columns, title in zip(figure.subplots(1, 2), panels, titles, strict=True):
+        for number, (name, curve) in enumerate(table.groupby("setting", sort=False)):
+            if name == "default" and columns is panels[1]:
+                axes.axhline(0, color=f"C{number}", linewidth=1)
+                continue
+            value, low, high = (curve[column] for column in columns)
+            # Side by side: the intervals of one number would hide one another.
+            axes.errorbar(
+                curve["images"] * 1.04**number, value, yerr=(value - low, high - value), label=name, color=f"C{number}",
+                marker="o", markersize=4, capsize=2, linewidth=1.2,
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="training images", title=title)
+        counts = sorted(table["images"].unique())
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
     return figure
 
 
