@@ -161,20 +161,27 @@ def measure_board(networks: list[Network], params: Params) -> dict[str, Any]:
 
 
 def draw(boards: dict[str, dict[str, Any]]) -> Figure:
-    """Draw, for each kind, a part of the first fold's output before and after training, in the channel of the most."""
+    """Draw, for each kind, a part of the first fold's output before and after training, where most goes on."""
     figure = Figure(figsize=(10, 5.6), layout="constrained", dpi=90)
     axes = figure.subplots(2, len(boards))
     for column, (kind, board) in enumerate(boards.items()):
         for row, when in enumerate(("before", "after")):
-            energies = [stride_energy(one[None], STRIDES[-1]) for one in board["maps"][row]]
-            channel = board["maps"][row][int(np.argmax(energies))]
-            axes[row, column].imshow(channel[:96, :96], cmap="gray", interpolation="nearest")
-            mean = board[f"energy{STRIDES[-1]}_{when}"]
-            axes[row, column].set_title(
-                f"{kind}, {when} training\nhere {max(energies):.2%}, mean {mean:.2%}", fontsize=9
-            )
+            axes[row, column].imshow(find_liveliest(board["maps"][row]), cmap="gray", interpolation="nearest")
+            share = board[f"energy{STRIDES[-1]}_{when}"]
+            axes[row, column].set_title(f"{kind}, {when} training\n{share:.2%} of the energy", fontsize=9)
             axes[row, column].set_axis_off()
     return figure
+
+
+def find_liveliest(maps: NDArray[np.float64], side_px: int = 64) -> NDArray[np.float64]:
+    """Return the square (S, S) of the highest standard deviation, of all maps (C, W, W) cut into such squares."""
+    squares = [
+        one[top : top + side_px, left : left + side_px]
+        for one in maps
+        for top in range(0, maps.shape[1] - side_px + 1, side_px)
+        for left in range(0, maps.shape[2] - side_px + 1, side_px)
+    ]
+    return max(squares, key=np.std)
 
 
 def main() -> None:
