@@ -182,7 +182,8 @@ def _describe(arguments: argparse.Namespace) -> None:
         params = Params.model_validate(params.model_dump() | {"unet": read_yaml(UNET_CONF / f"{arguments.unet}.yaml")})
     unet = params.unet
     model = build_model(unet, pretrained=False)
-    tile_px = arguments.tile_px or model.sizes.input_for(256 - 2 * model.margin_px)
+    fitting_px = model.sizes.input_for(256 - 2 * model.margin_px)
+    tile_px = fitting_px if arguments.tile_px is None else arguments.tile_px
     stages = describe_network(model, tile_px)
     print(format_stages(stages))
     if arguments.svg:

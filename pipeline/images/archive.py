@@ -24,7 +24,7 @@ _DAMAGE = (
 )
 _MAX_BYTES_PER_PIXEL = 8  # four channels of 16 bits, uncompressed
 _OVERHEAD_BYTES = 2**20  # headers and metadata
-_LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
+LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
 _LONGEST_NAME = 512  # characters; a file system takes 255 bytes for each folder, and Kaggle's names have 144
 _LOCAL_HEADER_BYTES = 30  # before the name, section 4.3.7 of PKWARE's APPNOTE
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
@@ -118,7 +118,7 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
     masks: dict[str, list[str]] = {}
     for entry in list_entries(archive):
         match = _ENTRY.fullmatch(entry)
-        if match is None or "__MACOSX" in entry or match["name"].startswith(".") or match["name"] in _LITTER:
+        if match is None or "__MACOSX" in entry or match["name"].startswith(".") or match["name"] in LITTER:
             continue
         image_id = match["image_id"]
         _check_name(archive, entry, image_id, match["name"])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.images.archive import check_id, list_entries, open_archive, read_entry
+from pipeline.images.archive import LITTER, check_id, list_entries, open_archive, read_entry
 from pipeline.images.raw import decode_image, to_rgb
 from pipeline.images.tiff import read_tiff
 from pipeline.params import DataParams
@@ -42,19 +42,24 @@ def read_stack(path: Path, labels: Path | None, labelled: bool, params: DataPara
     """
     if labels is not None and path.suffix.lower() not in _TIFF_NAMES:
         raise InputError(f"data.labels is {labels.name}, but {path.name} is no TIFF and has its labels; set it to none")
-    for name, image, label in _read_pairs(path, labels if labelled else None, labelled, params.max_pixels):
+    for name, image, label, where in _read_pairs(path, labels if labelled else None, labelled, params.max_pixels):
         check_id(name, str(path))
-        label_map = None if label is None else label_insides(label, f"{path}: {name}")
+        label_map = None if label is None else label_insides(label, where)
         if label_map is not None and label_map.shape != image.shape[:2]:
             raise InputError(
-                f"{path}: {name}: a label of {label_map.shape[0]} x {label_map.shape[1]} px for a slice of "
+                f"{where}: a label of {label_map.shape[0]} x {label_map.shape[1]} px for a slice of "
                 f"{image.shape[0]} x {image.shape[1]} px; replace the label"
+            )
+        if label_map is not None and not label_map.any() and not params.allow_unlabelled:
+            raise InputError(
+                f"{where}: all black, so there is no cell; white is the inside of cells and black their membrane; "
+                "replace the label, or set data.allow_unlabelled to true"
             )
         yield name, to_rgb(image), label_map
 
 
 def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
-    """Return the label map (H, W) of a label (H, W), the higher of whose two values is the inside of cells.
+    """Return the label map (H, W) of a label (H, W[, C]), the higher of whose two values is the inside of cells.
 
     Insides are one cell where they touch along a side of a pixel: a membrane that is one pixel thick, and steps
     diagonally, still parts them.
@@ -62,11 +67,16 @@ def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
     Raises:
         InputError: the label has colours, more than two values, or more cells than a label map can number.
     """
+    if label.ndim == 3 and (label[..., :3] == label[..., :1]).all():  # grey, saved as colours
+        label = label[..., 0]
+    if label.ndim != 2:
+        raise InputError(f"{name}: a label in colours; give black for membrane and white for the inside of cells")
     values = np.unique(label)
-    if label.ndim != 2 or len(values) > 2:
+    if len(values) > 2:
+        some = ", ".join(map(str, values[:3].tolist()))
         raise InputError(
-            f"{name}: a label of shape {label.shape} with {len(values)} values; give black for membrane and white for "
-            "the inside of cells, and nothing between"
+            f"{name}: a label of {len(values)} values ({some} ..); give black for membrane and white for the inside of "
+            "cells, and nothing between"
         )
     # Of one value alone it is the sign that tells: all black is all membrane.
     inside = label > (values[0] if len(values) == 2 else 0)
@@ -78,8 +88,8 @@ def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
 
 def _read_pairs(
     path: Path, labels: Path | None, labelled: bool, max_pixels: int
-) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
-    """Yield the id, the array and the label of every slice."""
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
+    """Yield the id, the array and the label of every slice, and where the label is from."""
     if path.suffix.lower() in _TIFF_NAMES:
         yield from _read_tiff_pairs(path, labels, labelled, max_pixels)
         return
@@ -95,12 +105,12 @@ def _read_pairs(
         raise InputError(f"{path}: two slices of one name and number among {', '.join(sorted(images))[:200]}; keep one")
     for image_id, name in sorted(ids.items()):
         label = label_files[name](max_pixels) if labelled else None
-        yield f"{path.stem}.{image_id}", images[name](max_pixels), label
+        yield f"{path.stem}.{image_id}", images[name](max_pixels), label, f"{path}: label/{name}"
 
 
 def _read_tiff_pairs(
     path: Path, labels: Path | None, labelled: bool, max_pixels: int
-) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None]]:
+) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
     if labelled and labels is None:
         raise InputError(f"{path}: a stack without labels; set data.labels to their TIFF")
     for file in (path, labels):
@@ -112,7 +122,7 @@ def _read_tiff_pairs(
         raise InputError(f"{labels}: {len(insides)} pages for the {len(images)} of {path.name}; give a label per slice")
     digits = len(str(len(images) - 1))
     for number, (image, inside) in enumerate(zip(images, insides, strict=True)):
-        yield f"{path.stem}.{number:0{digits}d}", image, inside
+        yield f"{path.stem}.{number:0{digits}d}", image, inside, f"{labels}: page {number}"
 
 
 def _list_zip(path: Path) -> tuple[_Readers, _Readers]:
@@ -122,7 +132,7 @@ def _list_zip(path: Path) -> tuple[_Readers, _Readers]:
         entries = list_entries(archive)
     for entry in entries:
         kind, name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
-        if kind in found and "__MACOSX" not in entry and not name.startswith("."):
+        if kind in found and "__MACOSX" not in entry and not name.startswith(".") and name not in LITTER:
             if name in found[kind]:
                 raise InputError(f"{path}: {entry}: a second {kind}/{name}; remove one")
             found[kind][name] = partial(_read_zipped, path, entry)
@@ -139,7 +149,11 @@ def _list_folder(path: Path) -> tuple[_Readers, _Readers]:
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; set data.dir and data.train to where the stack is")
     images, labels = (
-        {file.name: partial(_read_file, file) for file in (path / kind).glob("*") if not file.name.startswith(".")}
+        {
+            file.name: partial(_read_file, file)
+            for file in (path / kind).glob("*")
+            if not file.name.startswith(".") and file.name not in LITTER
+        }
         for kind in ("image", "label")
     )
     return images, labels

@@ -83,7 +83,8 @@ def load_data(archives: Path, scratch: Path, params: Params) -> Data:
     archive = archives / params.data.train
     if not archive.is_file():
         raise InputError(
-            f"{archive}: no such archive; `python -m pipeline fetch fixes` gets it, or name its folder: data=DIR"
+            f"{archive}: no such archive; `python -m pipeline fetch fixes --to {archives}` gets it, or name its "
+            "folder by --data DIR (with make, data=DIR)"
         )
     sources = digest_sources(sorted((PACKAGE / "images").glob("*.py")))
     parts = {"archive": sha256_of(archive), "data": params.data.model_dump(), "folds": params.folds.model_dump()}

@@ -70,6 +70,15 @@ def test_insides_that_touch_at_a_corner_alone_are_two_cells() -> None:
     assert label_insides(np.array([[255, 255], [0, 255]], np.uint8), "label").max() == 1
 
 
+def test_a_grey_label_may_be_saved_as_colours_and_none_other() -> None:
+    grey = np.array([[0, 255]], np.uint8)
+    colours = np.repeat(grey[..., None], 3, axis=2)
+    assert label_insides(colours, "label").tolist() == [[0, 1]]
+    colours[..., 0] = 7
+    with pytest.raises(InputError, match="label: a label in colours"):
+        label_insides(colours, "label")
+
+
 def test_labels_of_one_value() -> None:
     assert label_insides(np.zeros((3, 3), np.uint8), "label").max() == 0
     assert label_insides(np.full((3, 3), 255, np.uint8), "label").min() == 1
@@ -115,6 +124,8 @@ def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
             (stack / kind / "01.png").write_bytes((stack / kind / "1.png").read_bytes())
     if case == "too large":
         (stack / "image" / "1.png").write_bytes(cv2.imencode(".png", np.zeros((200, 200), np.uint8))[1].tobytes())
+    if case == "all black":
+        (stack / "label" / "2.png").write_bytes(cv2.imencode(".png", np.zeros((12, 15), np.uint8))[1].tobytes())
     if case == "a comma":
         return write_zip(root / "a,b.zip", stack), None
     if case == "needless labels":
@@ -136,10 +147,11 @@ def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
     [
         ("no label", r"image/1\.png has no label"),
         ("no image", r"label/2\.png has no image"),
-        ("other size", r"stack\.1: a label of 5 x 15 px for a slice of 12 x 15"),
-        ("grey label", r"stack\.1: a label .* with 180 values"),
+        ("other size", r"label/1\.png: a label of 5 x 15 px for a slice of 12 x 15"),
+        ("grey label", r"label/1\.png: a label of 180 values \(0, 1, 2 \.\.\)"),
         ("two of one number", "two slices of one name and number"),
         ("too large", "max_pixels"),
+        ("all black", r"label/2\.png: all black, so there is no cell"),
         ("a comma", r"'a,b\.0' cannot stand in a CSV"),
         ("needless labels", r"data\.labels is labels\.tif, but stack is no TIFF"),
         ("nothing", r"nowhere: no such file or folder; set data\.dir"),
