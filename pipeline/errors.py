@@ -24,13 +24,18 @@ def explain_exhaustion(error: BaseException) -> str | None:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End a command with one line where the user can mend what went wrong, and with 130 where it was interrupted."""
+def one_line_errors(when_stopped: str = "") -> Iterator[None]:
+    """End a command with one line where the user can mend what went wrong, and with 130 where it was interrupted.
+
+    `when_stopped` is printed to stderr in the latter case.
+    """
     try:
         yield
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
+        if when_stopped:
+            print(when_stopped, file=sys.stderr, flush=True)
         sys.exit(130)  # 128 + SIGINT, as shells count it
     except Exception as error:
         explained = explain_exhaustion(error)

@@ -18,7 +18,6 @@ _COLOURS = {
     "decoder": "#59a14f",
     "upsampling": "#f28e2b",
     "head": "#b07aa1",
-    "dropout": "#9c755f",
 }
 _DOWN, _SKIP = "#888888", "#e15759"
 _STYLE = "font-family:sans-serif;font-size:12px"

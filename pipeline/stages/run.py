@@ -7,14 +7,13 @@ import argparse
 import inspect
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, explain_exhaustion
+from pipeline.errors import one_line_errors
 from pipeline.files import write_text
 from pipeline.params import Params, load_params
 
@@ -42,20 +41,10 @@ def run(main: Callable[..., float | None]) -> None:
     journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
     begin = time.monotonic()
     _stop_on_request()
-    try:
+    with one_line_errors("stopped; nothing half-written is left: run the same command to go on"):
         if "params" in values:
             values["params"] = load_params(values["params"])
         seconds = main(**values)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written is left: run the same command to go on", file=sys.stderr, flush=True)
-        sys.exit(130)  # 128 + SIGINT, as shells count it
-    except Exception as error:
-        explained = explain_exhaustion(error)
-        if explained is None:
-            raise
-        sys.exit(f"error: {explained}")
     if journal:
         write_text(journal / _journal_name(main, values), f"{seconds or time.monotonic() - begin:.1f}\n")
 
