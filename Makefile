@@ -1,5 +1,8 @@
-# `make repro` and `make test` do all the set-up themselves; they need Python 3.11, git and make.
-PYTHON ?= $(shell for name in python3.11 python3 python; do command -v $$name && break; done)
+# `make repro` and `make test` do all the set-up themselves; they need Python 3.11, 3.12 or 3.13, git and make.
+# A name that is there need not run: pyenv's stand for versions that are not chosen.
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+	$$name -c '$(IS_SUPPORTED)' 2> /dev/null && command -v $$name && break; done)
 VENV := .venv
 READY := $(VENV)/.ready
 # DVC starts its stages through a shell: they must find this environment's python.
@@ -17,7 +20,7 @@ help:
 	@echo "make study-upsampling, study-examples"
 	@echo "               the studies of pipeline/studies; data=DIR names the archives' folder, threads=N"
 	@echo "make lint      ruff and mypy"
-	@echo "make dvc-deps  write each stage's code dependencies into dvc.yaml"
+	@echo "make dvc-deps  write the code and the params that each stage reads into dvc.yaml"
 	@echo "make params    compose pipeline/conf into params.yaml"
 	@echo "make clean     remove the environment"
 
@@ -47,18 +50,17 @@ lint: $(READY)
 	mypy
 
 dvc-deps: $(READY)
-	python tests/code_deps.py
+	python tests/dvc_deps.py
 
 params: $(READY)
-	python -c "from pathlib import Path; from dvc.utils.hydra import compose_and_dump; \
-		compose_and_dump(Path('params.yaml'), str(Path('pipeline/conf').resolve()), None, 'config', [], [])"
+	python -c "from pathlib import Path; from pipeline.compose import write_composed; write_composed(Path('params.yaml'))"
 
 clean:
 	rm -rf $(VENV)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "error: $(PYTHON) is not Python 3.11; name one with 'make PYTHON=/path/to/python3.11'"; exit 1; }
+	@"$(PYTHON)" -c '$(IS_SUPPORTED)' || \
+		{ echo "error: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13; name one with 'make PYTHON=/path/to/python'"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

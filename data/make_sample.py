@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.files import atomic_path
+from pipeline.folds.groups import group_images
 from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
-from pipeline.images.mosaics import group_images
-from pipeline.images.prepare import prepare_image
+from pipeline.images.competition import read_image
 from pipeline.images.raw import crop_mask, decode_image
+from pipeline.images.source import Source
 from pipeline.nuclei.rle import encode_label_map
-from pipeline.params import DataParams
 from pipeline.progress import track
 
 SEED = 2018
@@ -37,17 +37,18 @@ MOSAICS = 3
 COMMON = 0.01  # share of all images
 LIGHT = 0.3  # quantile of the file sizes of a type
 PNG_STRATEGIES = (cv2.IMWRITE_PNG_STRATEGY_DEFAULT, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
-READING = DataParams(
-    dir="", train="", test="none", solution="none", allow_unlabelled=False, max_pixels=50_000_000,
-    min_fragment_px=4, workers=1,
-)  # fmt: skip
+MAX_PIXELS = 50_000_000
 
 
 def describe_images(archive: zipfile.ZipFile, entries: list[ArchiveImage]) -> pd.DataFrame:
     """Return a row per image: type, nuclei, median area, bytes of its entries, and its field."""
+    source = Source(
+        section="data.sources.dsb2018", archive=Path(str(archive.filename)), labels=None, labelled=True,
+        allow_unlabelled=False, min_fragment_px=4, max_pixels=MAX_PIXELS, workers=1,
+    )  # fmt: skip
     rows, images = [], {}
     for entry in track(entries, "read images"):
-        prepared = prepare_image(archive, entry, True, READING)
+        prepared = read_image(archive, entry, source)
         images[entry.image_id] = prepared.image
         names = (entry.image_entry, *entry.mask_entries)
         rows.append({**prepared.row, "bytes": sum(archive.getinfo(name).compress_size for name in names)})
@@ -92,7 +93,7 @@ def write_archive(path: Path, source: zipfile.ZipFile, entries: list[ArchiveImag
     with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
         for entry in entries:
             for name in (entry.image_entry, *(entry.mask_entries if with_masks else ())):
-                data = read_entry(source, name, READING.max_pixels)
+                data = read_entry(source, name, MAX_PIXELS)
                 info = zipfile.ZipInfo(name, (2018, 1, 16, 0, 0, 0))
                 info.external_attr = 0o644 << 16
                 target.writestr(info, shorten_png(data) if name == entry.image_entry else data)
@@ -105,7 +106,7 @@ def write_solution(path: Path, source: zipfile.ZipFile, entries: list[ArchiveIma
     writer.writerow(["ImageId", "EncodedPixels", "Height", "Width", "Usage"])
     for entry in entries:
         for name in entry.mask_entries:
-            array = decode_image(read_entry(source, name, READING.max_pixels), name, READING.max_pixels)
+            array = decode_image(read_entry(source, name, MAX_PIXELS), name, MAX_PIXELS)
             mask = crop_mask(array, name)
             full = np.zeros(array.shape[:2], np.uint8)
             height, width = mask.pixels.shape
@@ -121,19 +122,24 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="stage1_train.zip with masks")
     parser.add_argument("out", type=Path, help="folder to write to")
     arguments = parser.parse_args()
-    with open_archive(arguments.source) as archive:
+    make_sample(arguments.source, arguments.out)
+    for path in sorted(arguments.out.iterdir()):
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+def make_sample(source: Path, out: Path) -> None:
+    """Draw the sample from the archive `source`, and write its three files to the folder `out`."""
+    with open_archive(source) as archive:
         entries = {entry.image_id: entry for entry in index_archive(archive, True, False)}
         table = describe_images(archive, list(entries.values()))
         parts = draw_sample(table, np.random.default_rng(SEED))
         train, test = ([entries[i] for i in parts[part]] for part in ("train", "test"))
-        write_archive(arguments.out / "stage1_train.zip", archive, train, with_masks=True)
-        write_archive(arguments.out / "stage1_test.zip", archive, test, with_masks=False)
-        write_solution(arguments.out / "stage1_solution.csv", archive, test)
+        write_archive(out / "stage1_train.zip", archive, train, with_masks=True)
+        write_archive(out / "stage1_test.zip", archive, test, with_masks=False)
+        write_solution(out / "stage1_solution.csv", archive, test)
     for part, ids in parts.items():
         rows = table.loc[ids]
         print(part, len(rows), rows["image_type"].value_counts().to_dict(), f"{rows['nuclei'].sum()} nuclei")
-    for path in sorted(arguments.out.iterdir()):
-        print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError, one_line_errors
 
-UNET_CONF = Path(__file__).parent / "conf" / "unet"
-UNETS = sorted(path.stem for path in UNET_CONF.glob("*.yaml"))
+UNETS = sorted(path.stem for path in (Path(__file__).parent / "conf" / "unet").glob("*.yaml"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,7 +98,7 @@ FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.ya
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from pipeline.images.fetch import fetch
+    from pipeline.kaggle.fetch import fetch
 
     for file in fetch(arguments.source, arguments.to):
         print(f"{file.path}  sha256 {file.sha256}  {'fetched' if file.new else 'already there'}")
@@ -107,23 +106,26 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 def _summary(_: argparse.Namespace) -> None:
     from pipeline.experiments.evaluation import format_fold_table
+    from pipeline.experiments.ledger import CARD, read_local_card
     from pipeline.experiments.runs import read_scores
     from pipeline.files import read_json
 
-    if not (SUBMISSIONS / "run.json").is_file():
-        raise InputError(f"{SUBMISSIONS / 'run.json'}: no finished run here; `make repro` makes one")
+    if not (SUBMISSIONS / CARD).is_file():
+        raise InputError(f"{SUBMISSIONS / CARD}: no finished run here; `make repro` makes one")
     cv = read_json(FOLDS / "cv.json")
     print(format_fold_table(read_scores(FOLDS / "scores.csv"), cv))
     if "v_rand" in cv:
         from pipeline.experiments.membranes import format_membranes
 
         print(format_membranes(cv))
-    card = read_json(SUBMISSIONS / "run.json")
+    card = read_local_card(SUBMISSIONS) | read_json(SUBMISSIONS / CARD)
     print(
         f"expected on the test set: {card['expected_lb']:.3f} "
         f"({card['expected_lb_low']:.3f} .. {card['expected_lb_high']:.3f})"
         + ("" if card["lb_map"] is None else f"; scored {card['lb_map']:.4f}")
     )
+    if card["wall_s"] is not None:
+        print(f"made in {card['wall_s'] / 60:.0f} min on {card['device']}, at revision {card['revision']}")
     print(f"submission: {SUBMISSIONS / 'submission.csv'}\nreport:     {SUBMISSIONS / 'report.html'}")
 
 
@@ -143,9 +145,10 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    from pipeline.nuclei.submission import score_submission
+    from pipeline.nuclei.solution import read_solution, score_submission
+    from pipeline.nuclei.submission import read_submission
 
-    result = score_submission(arguments.submission, arguments.solution)
+    result = score_submission(read_submission(arguments.submission), read_solution(arguments.solution))
     if arguments.images:
         print(result.table.to_csv(index=False, float_format="%.6f", lineterminator="\n"), end="")
     others = f"; {result.not_scored} others are not scored" if result.not_scored else ""
@@ -154,59 +157,81 @@ def _score(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     from pipeline.images.prepare import read_sizes
-    from pipeline.nuclei.submission import validate_submission
+    from pipeline.nuclei.submission import read_submission
     from pipeline.params import load_params
 
-    sizes = read_sizes(arguments.images, load_params(PARAMS).data.max_pixels)
-    nuclei = validate_submission(arguments.submission, sizes)
-    print(f"{arguments.submission}: valid; {nuclei} nuclei in {len(sizes)} images")
+    sizes = read_sizes(arguments.images, load_params(PARAMS).housekeeping.max_pixels)
+    submission = read_submission(arguments.submission)
+    submission.check(sizes)
+    print(f"{arguments.submission}: valid; {submission.count_nuclei()} nuclei in {len(sizes)} images")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from pipeline.experiments.segment import segment_files
+    from pipeline.params import load_params
+    from pipeline.predict.segment import check_paths, check_run, load_segmenter, segment_files
 
-    run = arguments.run
-    for path, count in segment_files(arguments.images, arguments.out, run / PARAMS, run / FOLDS):
+    folds = arguments.run / FOLDS
+    check_run(folds)
+    check_paths(arguments.images)
+    params = load_params(arguments.run / PARAMS)
+    segmenter = load_segmenter(
+        folds, params.folds.ids, params.contrast, params.unet, params.runtime, params.size, params.predict,
+        params.select,
+    )  # fmt: skip
+    for path, count in segment_files(arguments.images, arguments.out, segmenter, params.housekeeping):
         print(f"{path}: {count} nuclei")
 
 
 def _describe(arguments: argparse.Namespace) -> None:
     from pipeline.experiments.drawing import draw_network
-    from pipeline.files import read_yaml, write_text
-    from pipeline.params import Params, load_params
+    from pipeline.files import write_text
+    from pipeline.params import load_params
     from pipeline.unet.describe import describe_network, format_stages
     from pipeline.unet.model import build_model
 
-    params = load_params(PARAMS)
     if arguments.unet:
-        params = Params.model_validate(params.model_dump() | {"unet": read_yaml(UNET_CONF / f"{arguments.unet}.yaml")})
-    unet = params.unet
+        from pipeline.compose import compose_params
+
+        unet = compose_params([f"unet={arguments.unet}"]).unet
+    else:
+        unet = load_params(PARAMS).unet
     model = build_model(unet, pretrained=False)
-    fitting_px = model.sizes.input_for(256 - 2 * model.margin_px)
+    fitting_px = model.lengths.input_for(256 - 2 * model.margin_px)
     tile_px = fitting_px if arguments.tile_px is None else arguments.tile_px
     stages = describe_network(model, tile_px)
     print(format_stages(stages))
     if arguments.svg:
-        name = unet.encoder if unet.name == "smp" else f"vanilla U-Net, width {unet.width}, {unet.padding} padding"
-        write_text(arguments.svg, draw_network(stages, f"{name}: a tile of {tile_px} px"))
+        write_text(arguments.svg, draw_network(stages, f"{model.title}: a tile of {tile_px} px"))
         print(f"drawn in {arguments.svg}")
 
 
 def _stack(arguments: argparse.Namespace) -> None:
     from pipeline.experiments.membranes import write_stack
+    from pipeline.params import load_params
 
-    pages, height, width = write_stack(arguments.out, arguments.run / PARAMS, arguments.run / FOLDS)
+    params, folds = load_params(arguments.run / PARAMS), arguments.run / FOLDS
+    pages, height, width = write_stack(arguments.out, params.targets, params.folds.ids, folds)
     print(f"{arguments.out}: {pages} pages of {height} x {width} px")
 
 
 def _keep(arguments: argparse.Namespace) -> None:
-    from pipeline.experiments.ledger import keep_run
+    from pipeline.experiments.ledger import CARD, LEDGER, LOCAL_CARD, keep_run
+    from pipeline.files import read_json
 
-    print(f"kept in {keep_run(arguments.name, SUBMISSIONS, FOLDS)}; its row is in {SUBMISSIONS / 'ledger.csv'}")
+    kept = keep_run(arguments.name, SUBMISSIONS, FOLDS)
+    print(f"kept in {kept}; its row is in {SUBMISSIONS / LEDGER}")
+    if read_json(kept / CARD)["device"] is None:
+        print(f"{SUBMISSIONS / LOCAL_CARD}: not of this run, so its wall time, device and revision are not known")
 
 
 def _upload(arguments: argparse.Namespace) -> None:
-    from pipeline.experiments.upload import upload_submission
+    from pipeline.experiments.ledger import CARD, describe_run, kept_file, set_leaderboard_score
+    from pipeline.files import read_json, sha256_of
+    from pipeline.kaggle.upload import upload_submission
 
-    found = upload_submission(arguments.name, SUBMISSIONS, arguments.timeout_s, poll_s=15.0)
-    print(f"{arguments.name}: leaderboard score {found.map}; noted in {SUBMISSIONS / 'ledger.csv'}")
+    name, file = arguments.name, kept_file(arguments.name, SUBMISSIONS, "submission.csv")
+    description = describe_run(name, read_json(kept_file(name, SUBMISSIONS, CARD)), sha256_of(file))
+    found = upload_submission(file, description, arguments.timeout_s, poll_s=15.0)
+    if found.map is not None:
+        set_leaderboard_score(name, found.map, SUBMISSIONS)
+    print(f"{name}: leaderboard score {found.map}; noted in {SUBMISSIONS / 'ledger.csv'}")

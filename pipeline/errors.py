@@ -12,14 +12,19 @@ class InputError(ValueError):
     """Input that the user can mend. The message names the file or image, the value and the cure."""
 
 
+def shorten(error: object, most: int = 200) -> str:
+    """Return what an error says, or any text, as one line of at most `most` characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def explain_exhaustion(error: BaseException) -> str | None:
     """Return the sentence that says that memory ran out, and what to do; None where `error` is of another kind."""
     if not isinstance(error, MemoryError) and not any(words in str(error) for words in _EXHAUSTED):
         return None
-    first = " ".join(str(error).split())[:200] or type(error).__name__
+    first = shorten(error) or type(error).__name__
     return (
         f"memory ran out ({first}); close other programs, or lower train.batch, predict.batch, predict.tile_px, "
-        "data.workers or decode.workers; what was written before is as it was"
+        "housekeeping.workers; what was written before is as it was"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 
 _MOST_YAML = 50_000  # characters; params.yaml has 3,000
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
@@ -186,8 +186,9 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it by `git checkout`") from error
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise InputError(f"{path}: cannot be read as YAML ({why}); mend it, or restore it by `git checkout`") from error
+        raise InputError(
+            f"{path}: cannot be read as YAML ({shorten(error, 300)}); mend it, or restore it by `git checkout`"
+        ) from error
 
 
 def _check_yaml(text: str) -> None:

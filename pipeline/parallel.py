@@ -48,8 +48,8 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
                 yield result
         except BrokenProcessPool as error:
             raise InputError(
-                f"one of {workers} processes died, most likely where memory ran out; lower data.workers or "
-                "decode.workers, and run the same command again"
+                f"one of {workers} processes died, most likely where memory ran out; lower housekeeping.workers, and "
+                "run the same command again"
             ) from error
         finally:
             for future in waiting:

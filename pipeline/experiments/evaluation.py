@@ -1,23 +1,61 @@
-"""Fold scores that can be believed: cross-fitted decoding, and what is reported of it.
+"""Fold scores that can be believed: what is reported of nuclei that were found with what the other folds chose.
 
-In: the matches of every image with every candidate of decoding parameters. Out: a table with a row per image, scored
-with parameters that were chosen on the other folds, and a summary of it.
+In: the matches of every image's nuclei, and the zooms at which images were seen. Out: a table with a row per image, and
+a summary of it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from pipeline.diameter import equivalent_diameter, zooms_to_size
 from pipeline.experiments.statistics import bootstrap_interval
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precision, pooled_average_precision
 from pipeline.nuclei.tuning import CrossFit
-from pipeline.params import EvaluateParams, Params
+from pipeline.params import EvaluateParams, SizeParams
 
 AP_COLUMNS = [f"ap{percent}" for percent in THRESHOLDS_PERCENT]
+
+
+class Evaluation(NamedTuple):
+    """A cross-validation's result.
+
+    Attributes:
+        scores: image_id, group, fold, image_type, ap and ap50 .. ap95; a row per image, as `scores.csv` holds it.
+        summary: as `cv.json` holds it.
+    """
+
+    scores: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def evaluate(
+    images: pd.DataFrame,
+    decoded: Sequence[Matches],
+    found: Sequence[Matches],
+    zooms: Mapping[str, float],
+    size: SizeParams,
+    params: EvaluateParams,
+) -> Evaluation:
+    """Return the scores of a cross-validation, and their summary.
+
+    Args:
+        images: image_id, group, fold, image_type, and median_area_px in px, 0 where there is no nucleus; a row per
+            image.
+        decoded: the matches of what one decoding finds in each image, in the order of `images`; for `one_decoding_map`.
+        found: the matches of the nuclei themselves, in the same order.
+        zooms: of each image, at which it was predicted.
+        size: what `zooms` should have brought nuclei to.
+        params: how the uncertainty is found.
+    """
+    scores = tabulate_scores(images, found)
+    summary = summarize_scores(scores, found, params)
+    summary["one_decoding_map"] = float(tabulate_scores(images, decoded)["ap"].mean())
+    return Evaluation(scores, summary | describe_sizes(images, zooms, size))
 
 
 def tabulate_scores(images: pd.DataFrame, counts: Sequence[Matches]) -> pd.DataFrame:
@@ -49,19 +87,18 @@ def summarize_scores(scores: pd.DataFrame, counts: Sequence[Matches], params: Ev
     }
 
 
-def describe_sizes(images: pd.DataFrame, zooms: Mapping[str, float], params: Params) -> dict[str, float]:
+def describe_sizes(images: pd.DataFrame, zooms: Mapping[str, float], size: SizeParams) -> dict[str, float]:
     """Return how well the size of nuclei was estimated: median and 90th percentile of the error in octaves.
 
     Args:
         images: image_id and median_area_px; images without nuclei are left out.
-        zooms: of each image, which bring its median nucleus to `train.object_diameter_px`.
-        params: with that diameter; where it is 0 nothing was estimated, and the result is empty.
+        zooms: of each image, which bring its median nucleus to `object_diameter_px`.
+        size: with that diameter; where it is 0 nothing was estimated, and the result is empty.
     """
     has_nuclei = images[images["median_area_px"] > 0]
-    if params.train.object_diameter_px == 0 or has_nuclei.empty:
+    if size.object_diameter_px == 0 or has_nuclei.empty:
         return {}
-    true_px = 2 * np.sqrt(has_nuclei["median_area_px"].to_numpy(float) / np.pi)
-    wanted = (params.train.object_diameter_px / true_px).clip(params.size.min_zoom, params.size.max_zoom)
+    wanted = zooms_to_size(equivalent_diameter(has_nuclei["median_area_px"].to_numpy(float)), size)
     error = np.abs(np.log2(has_nuclei["image_id"].map(zooms).to_numpy(float) / wanted))
     return {"size_error_octaves": float(np.median(error)), "size_error_octaves_p90": float(np.quantile(error, 0.9))}
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from pipeline.errors import InputError
-from pipeline.images.contrast import apply_contrast
 
 # Okabe & Ito's colours (https://jfly.uni-koeln.de/color/), told apart with any colour vision; one for each fold.
 FOLD_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -31,9 +30,6 @@ PICTURE_PX = 800
 
 # No visible artefacts at twice the size, and a quarter of a PNG's bytes.
 _JPEG_QUALITY = 90
-
-# An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
-_DIM = 160
 
 # Stands for the page's text colour until the SVG is written; no chart uses it otherwise.
 _INK = "#010203"
@@ -114,21 +110,6 @@ def _to_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(?<= id=")|(?<=href="#)|(?<=url\(#)', f"{name}-", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "system-ui, sans-serif", text)
     return text.replace(_INK, "currentColor").strip()
-
-
-def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
-    """Return the image as it is shown, and whether it had to be brightened.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-    """
-    step = max(1, max(image.shape[:2]) // 2000)
-    brightest = float(np.percentile(image[::step, ::step], 99.8))
-    if brightest >= _DIM:
-        return image, False
-    gain = 255 / max(brightest, 1.0)
-    levels = np.minimum(np.arange(256, dtype=np.float32) * np.float32(gain), 255).astype(np.uint8)
-    return apply_contrast(image, levels), True
 
 
 def encode_image(image: NDArray[np.uint8]) -> str:

@@ -1,23 +1,25 @@
 """Kept runs: a folder of its own for each, and one ledger with a row per run.
 
 In: the current run's files in the submissions and folds folders. Out: submissions/NAME/ with its submission, run card
-and scores, and a row in submissions/ledger.csv, whose columns are the name and a subset of the run card.
+and scores, and a row in submissions/ledger.csv, whose columns are the name and a subset of the run card. The kept card
+holds what lies apart for the current run: what is equal in equal runs, and clock times, revision and machine.
 """
 
 import csv
 import io
-import json
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, write_json, write_text
+from pipeline.files import atomic_folder, read_json, sha256_of, write_json, write_text
 
 LEDGER = "ledger.csv"
 CARD = "run.json"
+LOCAL_CARD = "run.local.json"  # not in git: what differs between equal runs
 
 COLUMNS = (
     "name",
@@ -44,6 +46,8 @@ _CARD_TOLERANCE = 5e-4
 def keep_run(name: str, submissions: Path, folds: Path) -> Path:
     """Copy the current run to `submissions`/`name`, add its row to the ledger, and return the new folder.
 
+    Where the local card is not that of this run, as in a fresh clone, what it would say stays null.
+
     Raises:
         InputError: the name is no plain name or is taken, a file of the run is missing or broken, or the run card
             and cv.json are of different runs.
@@ -63,11 +67,13 @@ def keep_run(name: str, submissions: Path, folds: Path) -> Path:
             f"{submissions / CARD}: its cv_map {card['cv_map']} is not the {cv['cv_map']} of {folds / 'cv.json'}, "
             "so they are of different runs; run `dvc repro` first"
         )
+    card |= {key: value for key, value in read_local_card(submissions).items() if key not in card}
     # A row whose folder is gone (removed, or never finished) gives way to the new one.
     rows = [row for row in read_ledger(submissions) if row["name"] != name]
     with atomic_folder(target) as partial:
         for source in sources:
             shutil.copyfile(source, partial / source.name)
+        write_json(partial / CARD, card)
         _write_ledger(submissions, [*rows, _make_row(name, card)])
     return target
 
@@ -131,19 +137,27 @@ def read_ledger(submissions: Path) -> list[dict[str, str]]:
     return rows
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file at `path`.
+def read_local_card(submissions: Path) -> dict[str, Any]:
+    """Return what differs between equal runs, of the run in `submissions`; null where it is not known.
 
-    Raises:
-        InputError: the file is no JSON object.
+    It is not known where the file is missing, damaged, or of another run.
     """
+    unknown: dict[str, Any] = {"wall_s": None, "device": None, "revision": None, "python": None, "epoch_seconds": {}}
+    path = submissions / LOCAL_CARD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run `dvc repro` to write it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON object; run `dvc repro` to write it again")
-    return content
+        local = read_json(path) if path.is_file() else {}
+    except InputError:
+        local = {}
+    if local.get("run") != sha256_of(submissions / CARD):
+        return unknown
+    return {key: local.get(key, value) for key, value in unknown.items()}
+
+
+def describe_run(name: str, card: Mapping[str, Any], digest: str) -> str:
+    """Return the description of a run's upload: its name, its CV, its expected score, the digest of its file."""
+    expected = card.get("expected_lb")
+    hope = "" if expected is None else f", expected {expected:.3f}"
+    return f"{name}: CV {card['cv_map']:.4f} +- {card['cv_std']:.4f}{hope} ({digest[:12]})"
 
 
 def _number(content: dict[str, Any], key: str) -> float:

@@ -6,50 +6,47 @@ inside a cell, as the ISBI 2012 challenge took it: 1 inside, 0 membrane.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.experiments.instances import read_prediction
 from pipeline.files import atomic_path
-from pipeline.images.folds import read_folds
-from pipeline.images.store import open_packs
+from pipeline.folds.predictions import Predictions
+from pipeline.folds.table import read_folds
+from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import BOUNDARY, average_zooms
 from pipeline.nuclei.membrane_metric import SliceCounts, count_slice, score_stack
 from pipeline.parallel import map_in_order
-from pipeline.params import Params, load_params
+from pipeline.params import TargetsParams
 from pipeline.progress import track
 
 
-def read_inside(predictions: Mapping[str, NDArray[Any]], image_id: str) -> NDArray[np.float32]:
-    """Return the probability (H, W) in [0, 1] of being inside a cell: 1 - the boundary channel, the zooms' mean."""
-    boundary = average_zooms(read_prediction(predictions, image_id)[0])[..., BOUNDARY]
+def find_inside(probabilities: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the probability (H, W) in [0, 1] of being inside a cell: 1 - the boundary channel, the zooms' mean.
+
+    Args:
+        probabilities: (S, H, W, 3), value / 255.
+    """
+    boundary = average_zooms(probabilities)[..., BOUNDARY]
     return 1 - boundary.astype(np.float32) / np.float32(255)
 
 
-def score_membranes(
-    predictions: Mapping[str, NDArray[Any]],
-    truths: Mapping[str, NDArray[Any]],
-    image_ids: Sequence[str],
-    params: Params,
-) -> dict[str, float]:
+def score_membranes(predictions: Predictions, split: PreparedSplit, workers: int) -> dict[str, float]:
     """Return the challenge's scores of a stack; see `score_stack`.
 
     Args:
-        predictions: `<image_id>.probabilities` (S, H, W, 3) uint8.
-        truths: `<image_id>.label_map` (H, W) integers.
-        image_ids: the slices.
-        params: `decode.workers`.
+        predictions: of every slice.
+        split: the slices, with their label maps.
+        workers: processes that count.
     """
-    jobs = ((truths[f"{name}.label_map"], read_inside(predictions, name)) for name in image_ids)
-    counts = map_in_order(_count_job, jobs, params.decode.workers)
-    return score_stack(track(counts, "score membranes", len(image_ids)))
+    jobs = ((label_map, find_inside(predictions[name][0])) for name, label_map in split.label_maps())
+    counts = map_in_order(_count_job, jobs, workers)
+    return score_stack(track(counts, "score membranes", len(split)))
 
 
-def _count_job(job: tuple[NDArray[Any], NDArray[np.float32]]) -> SliceCounts:
+def _count_job(job: tuple[NDArray[np.integer], NDArray[np.float32]]) -> SliceCounts:
     return count_slice(*job)
 
 
@@ -60,30 +57,30 @@ def format_membranes(scores: Mapping[str, float]) -> str:
     return "the stack, each score at its best threshold: " + ", ".join(parts)
 
 
-def write_stack(out: Path, params_path: Path, folds: Path) -> tuple[int, int, int]:
+def write_stack(out: Path, targets: TargetsParams, ids: Sequence[int], folds: Path) -> tuple[int, int, int]:
     """Write the out-of-fold probabilities of a stack to the TIFF `out`, and return its pages, height and width.
 
     Args:
         out: multi-page TIFF, float32 in [0, 1]: 1 is the inside of a cell, 0 membrane; pages in the order of the stack.
-        params_path: params.yaml of the run.
+        targets: what the run's networks were asked for.
+        ids: the run's folds.
         folds: its `folds` folder, with `folds.csv` and `oof/`.
 
     Raises:
         InputError: the run did not learn membranes, predictions are missing, or slices differ in size.
     """
-    params = load_params(params_path)
-    if params.targets.boundary != "membrane":
+    if targets.boundary != "membrane":
         raise InputError(
-            f"{params_path}: targets.boundary is {params.targets.boundary}: this run learnt no membranes; "
-            "`dvc exp run -S data=isbi2012` makes one that does"
+            f"params.yaml: targets.boundary is {targets.boundary}: this run learnt no membranes; "
+            "`dvc exp run -S recipe=isbi2012` makes one that does"
         )
     image_ids = read_folds(folds / "folds.csv")["image_id"].sort_values().tolist()
-    predictions = open_packs(folds / "oof" / f"{fold}.npz" for fold in params.folds.ids)
-    height, width = read_inside(predictions, image_ids[0]).shape
+    predictions = Predictions(folds / "oof" / f"{fold}.npz" for fold in ids)
+    height, width = find_inside(predictions[image_ids[0]][0]).shape
 
     def pages() -> Iterator[NDArray[np.float32]]:
         for name in image_ids:
-            page = read_inside(predictions, name)
+            page = find_inside(predictions[name][0])
             if page.shape != (height, width):
                 raise InputError(f"image {name} is {page.shape}, the first one {(height, width)}: no stack of one size")
             yield page

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.experiments.figures import (
-    brighten_image,
     encode_image,
     list_thresholds,
     plot_learning_curves,
@@ -27,14 +26,15 @@ from pipeline.experiments.figures import (
     trace_outlines,
 )
 from pipeline.files import write_text
+from pipeline.images.contrast import brighten_image
 
 # The columns of the tables beside the mean AP: a loose, a strict and a very strict overlap.
 _SHOWN = ("ap50", "ap75", "ap90")
 
 _CV_KEYS = ("cv_map", "cv_std", "cv_low", "cv_high", "pooled_ap")
 _CARD_KEYS = (
-    *("expected_lb", "expected_lb_low", "expected_lb_high", "lb_map", "wall_s", "device", "threads", "seed"),
-    *("revision", "params", "digests", "versions"),
+    *("expected_lb", "expected_lb_low", "expected_lb_high", "lb_map", "threads", "seed"),
+    *("params", "digests", "versions"),
 )
 
 # How a number that is not known is written.
@@ -141,7 +141,6 @@ def make_environment() -> jinja2.Environment:
     environment.filters |= {
         "score": format_score,
         "words": lambda name: str(name).replace("_", " "),
-        "duration": format_duration,
         "json": lambda content: json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str),
     }
     return environment
@@ -150,15 +149,6 @@ def make_environment() -> jinja2.Environment:
 def format_score(value: float | None) -> str:
     """Return the number with three decimals, a dash where there is none."""
     return _NONE if value is None or not np.isfinite(value) else f"{value:.3f}"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Return a duration in words, a dash where there is none."""
-    if seconds is None:
-        return _NONE
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _read_template() -> str:

@@ -1,11 +1,12 @@
 """The run card: what a submission was made from, and what it is expected to score.
 
-In: parameters, scores, files. Out: a dict of plain values, which `submit` writes as run.json.
+In: parameters, scores, files. Out: two dicts of plain values: what is equal in equal runs, which `submit` writes as
+run.json, and what is not, which lies beside it and is not in git. `keep` joins them.
 """
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,26 @@ _PACKAGES = (
     "scikit-learn", "scikit-image", "opencv-python-headless", "dvc",
 )  # fmt: skip
 
-
 # The folder of the code.
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def make_run_card(
     params: Params,
-    cv: dict[str, Any],
+    cv: Mapping[str, Any],
     expected: Expectation,
     lb_map: float | None,
-    wall_s: float | None,
-    device: str,
     files: Iterable[Path],
-    encoder_weights: dict[str, str],
+    encoder_weights: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the run card.
+    """Return what is equal in equal runs.
 
     Args:
-        params: of the run.
+        params: of the run; `housekeeping`, which changes no result, is left out.
         cv: the summary of the cross-validation.
         expected: score to expect on the test set.
         lb_map: the test set's score, or None where the truth is not known.
-        wall_s: seconds that the stages before this one took when they last ran; None where not recorded.
-        device: where the networks ran.
-        files: archives and weights; their SHA-256 goes into the card under their names.
+        files: archives and weights; their SHA-256 goes into the card under their names. A folder is passed over.
         encoder_weights: source and digest of the pretrained encoder.
     """
     return {
@@ -56,15 +52,33 @@ def make_run_card(
         "expected_lb_low": expected.low,
         "expected_lb_high": expected.high,
         "lb_map": lb_map,
-        "wall_s": wall_s,
         "seed": params.train.seed,
-        "threads": params.train.threads,
+        "threads": params.runtime.threads,
+        "encoder_weights": dict(encoder_weights),
+        "digests": {f"{path.parent.name}/{path.name}": sha256_of(path) for path in files if path.is_file()},
+        "versions": {package: _find_version(package) for package in _PACKAGES},
+        "params": params.model_dump(mode="json", exclude={"housekeeping"}),
+    }
+
+
+def make_local_card(
+    run: Path, device: str, wall_s: float | None, epoch_seconds: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Return what differs between equal runs: clock times, the revision, the machine.
+
+    Args:
+        run: the run card's file, by whose digest the two are known to belong together.
+        device: where the networks were trained.
+        wall_s: seconds that the stages before `submit` took when they last ran; None where not recorded.
+        epoch_seconds: by fold, the seconds of its training at each epoch's end.
+    """
+    return {
+        "run": sha256_of(run),
+        "wall_s": wall_s,
         "device": device,
         "revision": find_revision(),
-        "encoder_weights": encoder_weights,
-        "digests": {f"{path.parent.name}/{path.name}": sha256_of(path) for path in files if path.is_file()},
-        "versions": find_versions(),
-        "params": params.model_dump(mode="json"),
+        "python": platform.python_version(),
+        "epoch_seconds": {fold: list(seconds) for fold, seconds in epoch_seconds.items()},
     }
 
 
@@ -85,12 +99,8 @@ def _ask_git(*arguments: str) -> str | None:
     return done.stdout.strip() or None
 
 
-def find_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -4,17 +4,19 @@ In: a name: none (the working tree), a kept run, a CSV or a folder, a git revisi
 table: image_id, group, fold, image_type, ap, and ap50 .. ap95 where they are there.
 """
 
-import io
 import re
 import subprocess
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from pipeline.errors import InputError
+from pipeline.nuclei.metric import THRESHOLDS_PERCENT
+from pipeline.tables import read_csv_table
 
-COLUMNS = ("image_id", "group", "fold", "image_type", "ap")
+COLUMNS = {"image_id": str, "group": str, "fold": int, "image_type": str, "ap": float}
+_AT_THRESHOLDS = {f"ap{percent}": float for percent in THRESHOLDS_PERCENT}
+_CURE = "`dvc repro evaluate` writes such a table"
 
 # How DVC names an experiment: refs/exps/<2 digits of the baseline>/<the other 38>/<name>. Beside these it keeps
 # refs of its own (stash, exec, celery, apply), which are no experiments.
@@ -97,11 +99,7 @@ def read_scores(path: Path) -> pd.DataFrame:
     Raises:
         InputError: the file cannot be read, or the table is faulty.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); `dvc repro` writes it") from error
-    return parse_scores(text, str(path))
+    return _read_table(path, None)
 
 
 def parse_scores(text: str, source: str) -> pd.DataFrame:
@@ -110,25 +108,17 @@ def parse_scores(text: str, source: str) -> pd.DataFrame:
     Raises:
         InputError: no CSV, a missing column, no rows, an image twice, or a score that is not in [0, 1].
     """
-    try:
-        # An id may read "NA".
-        table = pd.read_csv(
-            io.StringIO(text), dtype={"image_id": str, "group": str, "image_type": str}, keep_default_na=False
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(f"{source}: not a CSV of scores ({why}); `dvc repro evaluate` writes one") from error
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing or table.empty:
-        fault = f"lacks the columns {missing}" if missing else "has no rows"
-        raise InputError(f"{source}: {fault}; `dvc repro evaluate` writes such a table")
-    if not pd.api.types.is_integer_dtype(table["fold"]):
-        raise InputError(f"{source}: a fold is not a whole number; `dvc repro evaluate` writes such a table")
+    return _read_table(Path(source), text)
+
+
+def _read_table(path: Path, text: str | None) -> pd.DataFrame:
+    table = read_csv_table(path, COLUMNS, _CURE, "table of scores", text, _AT_THRESHOLDS)
+    if table.empty:
+        raise InputError(f"{path}: has no rows; {_CURE}")
     twice = table["image_id"][table["image_id"].duplicated()]
     if not twice.empty:
-        raise InputError(f"{source}: image {twice.iloc[0]} has two rows; keep one")
-    ap = pd.to_numeric(table["ap"], errors="coerce")
-    outside = table["image_id"][~ap.between(0, 1) | np.isnan(ap)]
+        raise InputError(f"{path}: image {twice.iloc[0]} has two rows; keep one")
+    outside = table["image_id"][~table["ap"].between(0, 1)]
     if not outside.empty:
-        raise InputError(f"{source}: image {outside.iloc[0]}: its ap is not in [0, 1]; evaluate the run again")
-    return table.assign(ap=ap.astype(np.float64)).sort_values("image_id", ignore_index=True)
+        raise InputError(f"{path}: image {outside.iloc[0]}: its ap is not in [0, 1]; {_CURE}")
+    return table.sort_values("image_id", ignore_index=True)

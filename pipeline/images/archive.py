@@ -14,7 +14,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
+from pipeline.tables import check_image_id
 
 _ENTRY = re.compile(r"(?:.*/)?(?P<image_id>[^/]+)/(?P<kind>images|masks)/(?P<name>[^/]+)", re.IGNORECASE | re.DOTALL)
 # What zipfile raises where an archive is damaged, according to where the damage lies.
@@ -49,10 +50,10 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such archive; `python -m pipeline fetch` gets it, or set data.dir, data.train, data.test"
+            f"{path}: no such archive; `python -m pipeline fetch` gets it, or set data.dir, data.sources and data.test"
         ) from error
     except _DAMAGE as error:
-        raise InputError(f"{path}: not a whole zip file ({str(error)[:200]}); download it again") from error
+        raise InputError(f"{path}: not a whole zip file ({shorten(error)}); download it again") from error
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
@@ -67,7 +68,7 @@ def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
     if (size := max(info.file_size, info.compress_size)) > most:
         raise InputError(
             f"{archive.filename}: {entry}: unpacks to {size} bytes, "
-            f"more than an image of max_pixels = {max_pixels}; raise data.max_pixels if the image is real"
+            f"more than an image of max_pixels = {max_pixels}; raise housekeeping.max_pixels if the image is real"
         )
     # Of the other methods' streams, zipfile unpacks a piece at once whatever its size, and 50 bytes may be gigabytes.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -77,7 +78,9 @@ def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
     try:
         return _read_plain(archive, info)
     except _DAMAGE as error:
-        raise InputError(f"{archive.filename}: {entry}: damaged ({error}); download the archive again") from error
+        raise InputError(
+            f"{archive.filename}: {entry}: damaged ({shorten(error)}); download the archive again"
+        ) from error
 
 
 def _read_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -145,17 +148,7 @@ def index_archive(archive: zipfile.ZipFile, labelled: bool, allow_unlabelled: bo
 def _check_name(archive: zipfile.ZipFile, entry: str, image_id: str, name: str) -> None:
     if not name.lower().endswith(".png"):
         raise InputError(f"{archive.filename}: {entry}: not a PNG; convert it, or take it out of the archive")
-    check_id(image_id, f"{archive.filename}: {entry}")
-
-
-def check_id(image_id: str, where: str) -> None:
-    """Refuse an id that cannot stand in a CSV.
-
-    Raises:
-        InputError: naming `where` it comes from.
-    """
-    if image_id != image_id.strip() or set(image_id) & set(',"\r\n'):
-        raise InputError(f"{where}: the id {image_id!r} cannot stand in a CSV; rename the folder or file")
+    check_image_id(image_id, f"{archive.filename}: {entry}")
 
 
 def _check_labels(

@@ -1,16 +1,21 @@
-"""Contrast: bring every image to one range of brightness before the network sees it.
+"""Contrast: bring every image to one range of brightness before the network sees it, or to one that people see.
 
 In: a uint8 RGB image. Out: the same image, its range stretched linearly to 0..255, all channels alike, so that colours
 keep their hue. Fluorescence images of the competition end at 15 of 255 as often as at 255.
 """
 
+from collections.abc import Iterable, Iterator
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams
 
 _SAMPLE_PIXELS = 100_000  # percentiles of more pixels than this are the same to a level
+# An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
+_DIM = 160
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> NDArray[np.uint8]:
@@ -37,3 +42,23 @@ def apply_contrast(image: NDArray[np.uint8], table: NDArray[np.uint8], in_place:
         cv2.LUT(image, table, dst=image)
         return image
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), table), np.uint8)
+
+
+def stretch_images(images: Iterable[NamedImage], params: ContrastParams) -> Iterator[NamedImage]:
+    """Yield each image (H, W, 3) uint8 RGB stretched, under its name."""
+    for name, image in images:
+        stretched = apply_contrast(image, find_contrast(image, params))
+        del image  # who waits for the next one holds no image that was handed on
+        yield name, stretched
+        del stretched
+
+
+def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+    """Return an image (H, W, 3) uint8 RGB as it is shown to people, and whether it had to be brightened."""
+    step = max(1, max(image.shape[:2]) // 2000)
+    brightest = float(np.percentile(image[::step, ::step], 99.8))
+    if brightest >= _DIM:
+        return image, False
+    gain = 255 / max(brightest, 1.0)
+    levels = np.minimum(np.arange(256, dtype=np.float32) * np.float32(gain), 255).astype(np.uint8)
+    return apply_contrast(image, levels), True

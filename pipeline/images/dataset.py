@@ -1,10 +1,10 @@
-"""The packed store to training batches: which image is drawn, which tile is cut, what is done to it on the CPU.
+"""A prepared split to training batches: which image is drawn, which tile is cut, what is done to it on the CPU.
 
-In: a prepared split's pack and table. Out: tiles `(T, T, 3)` uint8 and their label maps `(T, T)` int32, keyed by a
+In: the images to learn from. Out: tiles `(T, T, 3)` uint8 and their label maps `(T, T)` int32, keyed by a
 running number: sample n of a run is the same whoever asks for it, in whichever worker and after whatever restart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
-from pipeline.images.store import Pack
-from pipeline.params import AugmentParams, ContrastParams, TrainParams
-
-# Zooms outside these bounds leave too little of an image in a tile, or too little detail.
-_ZOOM_BOUNDS = (0.25, 4.0)
+from pipeline.images.splits import PreparedSplit
+from pipeline.params import ContrastParams, SizeParams
 
 
 def sampling_weights(image_types: pd.Series, balance: float) -> NDArray[np.float64]:
@@ -35,96 +33,83 @@ def sampling_weights(image_types: pd.Series, balance: float) -> NDArray[np.float
     return weights / weights.sum()
 
 
-class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Random tiles of the training images of one fold; item n depends on (seed, n) alone.
+class TrainingImages:
+    """The images that a network learns from, and all that is found out about them once, before the first step.
 
     Args:
-        pack: the prepared split's images and label maps.
-        table: its rows of the images to draw from; `image_type` and `median_area_px` are read.
-        train: tile size, sampling balance and nucleus size.
-        contrast: how each image's brightness is stretched.
-        augment: the effects that run on the CPU.
-        seed: of this fold.
-        first, last: the running numbers that this data set covers; item 0 is sample `first`.
+        split: the images, labelled.
+        contrast: how each one's brightness is stretched.
+        size: the diameter that nuclei are brought to.
+        balance_types: between drawing all images alike (0) and all image types alike (1).
 
     Raises:
-        InputError: the table is empty.
+        InputError: there is no image.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        table: pd.DataFrame,
-        train: TrainParams,
-        contrast: ContrastParams,
-        augment: AugmentParams,
-        seed: int,
-        first: int,
-        last: int,
-    ) -> None:
-        if table.empty:
+    def __init__(self, split: PreparedSplit, contrast: ContrastParams, size: SizeParams, balance_types: float) -> None:
+        if not len(split):
             raise InputError("no images to train on; check folds.csv")
-        self._pack = pack
-        self._ids = table["image_id"].tolist()
-        self._cumulative = np.cumsum(sampling_weights(table["image_type"], train.balance_types))
-        self._zooms = base_zooms(table["median_area_px"].to_numpy(np.float64), train.object_diameter_px)
-        self.tile_px = train.tile_px
-        self._tables = [find_contrast(pack[f"{image_id}.image"], contrast) for image_id in self._ids]
-        self._effects = CpuAugment(augment, train.crop_px)
-        self._seed, self._first, self._last = seed, first, last
+        self._split, self._ids = split, split.image_ids
+        self._cumulative = np.cumsum(sampling_weights(split.table["image_type"], balance_types))
+        self._zooms = zooms_to_size(split.diameters_px, size)
+        self._levels = [find_contrast(image, contrast) for _, image in split.images()]
 
     @property
     def pixels(self) -> int:
         """How many pixels `whole_images` has in all."""
-        areas = [self._pack[f"{image_id}.label_map"].size for image_id in self._ids]
+        areas = (self._split.table["height"] * self._split.table["width"]).to_numpy(np.float64)
         return round(float(np.sum(areas * self._zooms**2)))
 
-    @property
-    def has_effects(self) -> bool:
-        """Whether tiles pass through effects on the CPU."""
-        return self._effects.active
+    def draw_image(self, seed: int, sample: int) -> tuple[int, np.random.Generator]:
+        """Return which image sample number `sample` is of, and the generator of all else about it."""
+        rng = np.random.default_rng((seed, sample))
+        return min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._ids) - 1), rng
+
+    def name_images(self, seed: int, samples: Iterable[int]) -> list[str]:
+        """Return the ids of the images that some samples are of."""
+        return [self._ids[self.draw_image(seed, sample)[0]] for sample in samples]
+
+    def cut(
+        self, seed: int, sample: int, tile_px: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], np.random.Generator]:
+        """Return the tile (T, T, 3) of a sample, stretched, its label map (T, T), and the generator of what is left."""
+        index, rng = self.draw_image(seed, sample)
+        image, label_map = self._split.image(self._ids[index]), self._split.label_map(self._ids[index])
+        tile, ids = cut_tile(image, label_map, tile_px, float(self._zooms[index]), rng)
+        return apply_contrast(tile, self._levels[index]), ids, rng
+
+    def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+        """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
+        for image_id, zoom, levels in zip(self._ids, self._zooms, self._levels, strict=True):
+            image, ids = zoom_pair(self._split.image(image_id), self._split.label_map(image_id), float(zoom))
+            yield apply_contrast(image, levels), ids
+
+
+class TileDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Random tiles of training images; item n is sample `first` + n and depends on that and the seed alone.
+
+    Args:
+        images: what tiles are cut from.
+        tile_px: their side.
+        effects: what is done to them on the CPU.
+        seed: of this fold.
+        first, last: the running numbers that this data set covers.
+    """
+
+    def __init__(
+        self, images: TrainingImages, tile_px: int, effects: CpuAugment, seed: int, first: int, last: int
+    ) -> None:
+        self._images, self._tile_px, self._effects = images, tile_px, effects
+        self._seed, self._first, self._last = seed, first, last
 
     def __len__(self) -> int:
         return self._last - self._first
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
         """Return a tile (T, T, 3) uint8 and its label map (T, T) int32; (C, C) where the CPU does all augmentation."""
-        index, rng = self.draw_image(item)
-        image_id = self._ids[index]
-        image, label_map = cut_tile(
-            self._pack[f"{image_id}.image"],
-            self._pack[f"{image_id}.label_map"],
-            self.tile_px,
-            float(self._zooms[index]),
-            rng,
-        )
-        image = apply_contrast(image, self._tables[index])
+        image, label_map, rng = self._images.cut(self._seed, self._first + item, self._tile_px)
         image, label_map = self._effects(image, label_map, rng)
         return torch.from_numpy(image), torch.from_numpy(label_map)
-
-    def draw_image(self, item: int) -> tuple[int, np.random.Generator]:
-        """Return which image sample `item` is of, and the generator of all else about it."""
-        rng = np.random.default_rng((self._seed, self._first + item))
-        return min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._ids) - 1), rng
-
-    def name_image(self, item: int) -> str:
-        """Return the id of the image that sample `item` is of."""
-        return str(self._ids[self.draw_image(item)[0]])
-
-    def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-        """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
-        for image_id, zoom, levels in zip(self._ids, self._zooms, self._tables, strict=True):
-            pair = zoom_pair(self._pack[f"{image_id}.image"], self._pack[f"{image_id}.label_map"], float(zoom))
-            yield apply_contrast(pair[0], levels), pair[1]
-
-
-def base_zooms(median_area_px: NDArray[np.float64], diameter_px: float) -> NDArray[np.float64]:
-    """Return (n,) zooms that bring nuclei of the given median areas to one diameter; 1 where 0 is asked or known."""
-    if diameter_px == 0:
-        return np.ones_like(median_area_px)
-    diameters = 2 * np.sqrt(np.maximum(median_area_px, 1) / np.pi)
-    zooms = np.where(median_area_px > 0, diameter_px / diameters, 1.0)
-    return zooms.clip(*_ZOOM_BOUNDS)
 
 
 def cut_tile(

@@ -14,7 +14,8 @@ import numpy as np
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from pipeline.images.png import PNG_SIGNATURE, png_chunk
+
 # Bit depth 8, greyscale, deflate, adaptive filters, not interlaced (section 11.2.2 of the PNG specification).
 _PLAIN = bytes([8, 0, 0, 0, 0])
 # They change no pixel of a greyscale PNG; any other chunk (tRNS for one) goes to the general decoder.
@@ -52,9 +53,9 @@ def decode_used_rows(data: bytes, max_pixels: int) -> UsedRows | None:
 
 def _parse(data: bytes) -> tuple[int, int, bytes] | None:
     """Return height, width and the deflated lines of a plain greyscale PNG whose chunks are whole."""
-    if not data.startswith(_SIGNATURE):
+    if not data.startswith(PNG_SIGNATURE):
         return None
-    size, packed, position = None, [], len(_SIGNATURE)
+    size, packed, position = None, [], len(PNG_SIGNATURE)
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         kind, end = data[position + 4 : position + 8], position + 8 + length
@@ -90,13 +91,6 @@ def _unfilter(lines: NDArray[np.uint8], width: int) -> NDArray[np.uint8] | None:
         (b"IDAT", zlib.compress(lines.tobytes(), level=0)),
         (b"IEND", b""),
     )
-    parts = [_SIGNATURE]
-    for kind, content in chunks:
-        parts += [
-            struct.pack(">I", len(content)),
-            kind,
-            content,
-            struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))),
-        ]
-    rows = cv2.imdecode(np.frombuffer(b"".join(parts), np.uint8), cv2.IMREAD_UNCHANGED)
+    png = b"".join([PNG_SIGNATURE, *(png_chunk(kind, content) for kind, content in chunks)])
+    rows = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     return None if rows is None else np.asarray(rows, np.uint8)

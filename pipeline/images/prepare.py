@@ -1,148 +1,111 @@
-"""An archive to a prepared split: a pack of images and label maps, a table of images, a table of problems.
+"""Archives to a prepared split: a pack of images and label maps, a table of images, a table of problems.
 
-In: a competition zip, or a stack of serial sections. Out: `images.npz`, `table.csv`, `problems.csv` in one folder. A
-zip's images are decoded in processes, each of which reads the zip itself; at most a few per process are in memory at a
-time.
+In: sources, as `data` names them. Out: `images.npz`, `table.csv`, `problems.csv` in one folder; `PreparedSplit` reads
+it.
 """
 
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
-from pipeline.images.image_type import classify_image_type
-from pipeline.images.mask_png import UsedRows, decode_used_rows
-from pipeline.images.raw import Mask, Problem, crop_mask, decode_image, merge_masks, to_rgb
-from pipeline.images.stack import read_stack
+from pipeline.images.archive import index_archive, open_archive, read_entry
+from pipeline.images.layouts import ReadLayout, find_layout
+from pipeline.images.raw import decode_image
+from pipeline.images.source import Source, locate_file
 from pipeline.images.store import PackWriter
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
-from pipeline.parallel import map_in_order
-from pipeline.params import DataParams
+from pipeline.params import DataParams, HousekeepingParams, SourceParams
 from pipeline.progress import track
 
 
-@dataclass(frozen=True)
-class PreparedImage:
-    """One image, ready to be stored: (H, W, 3) uint8, (H, W) uint16 or None in a test set, and its row."""
+class _Opened(NamedTuple):
+    """A source by its name, and what reads it."""
 
-    image_id: str
-    image: NDArray[np.uint8]
-    label_map: NDArray[np.uint16] | None
-    row: dict[str, Any]
-    problems: list[Problem]
+    name: str
+    read: ReadLayout
+    source: Source
 
 
-def prepare_image(archive: zipfile.ZipFile, entry: ArchiveImage, labelled: bool, params: DataParams) -> PreparedImage:
-    """Read one image and its masks.
+def prepare_split(
+    sources: Mapping[str, SourceParams],
+    archives: Path,
+    folder: Path,
+    labelled: bool,
+    data: DataParams,
+    housekeeping: HousekeepingParams,
+) -> pd.DataFrame:
+    """Write the images of all sources (of none: an empty split) to `folder`, and return its table.
 
-    Raises:
-        InputError: a file does not decode, or a mask's size is not its image's.
-    """
-    image = to_rgb(
-        decode_image(read_entry(archive, entry.image_entry, params.max_pixels), entry.image_entry, params.max_pixels)
-    )
-    label_map: NDArray[np.uint16] | None = None
-    problems: list[Problem] = []
-    if labelled:
-        masks = (_read_mask(archive, name, image.shape[:2], params) for name in entry.mask_entries)
-        label_map, problems = merge_masks(masks, image.shape[:2], params.min_fragment_px)
-    return PreparedImage(
-        entry.image_id, image, label_map, describe_image(entry.image_id, image, label_map, problems), problems
-    )
-
-
-def describe_image(
-    image_id: str, image: NDArray[np.uint8], label_map: NDArray[np.uint16] | None, problems: list[Problem]
-) -> dict[str, Any]:
-    """Return an image's row of the table, with the columns of `TABLE_COLUMNS`."""
-    areas = np.bincount(label_map.ravel())[1:] if label_map is not None else np.zeros(0, int)
-    found = {kind: [p.value for p in problems if p.problem == kind] for kind in {p.problem for p in problems}}
-    return {
-        "image_id": image_id,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "nuclei": len(areas),
-        "median_area_px": float(np.median(areas)) if len(areas) else 0.0,
-        "image_type": classify_image_type(image),
-        "empty_masks": len(found.get("empty", ())),
-        "overlap_px": sum(found.get("overlap", ())),
-        "covered_masks": len(found.get("covered", ())),
-        "dropped_specks": len(found.get("speck", ())),
-        "fragments": len(found.get("fragment", ())),
-        "filled_holes": len(found.get("hole", ())),
-    }
-
-
-def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], params: DataParams) -> Mask:
-    data = read_entry(archive, name, params.max_pixels)
-    used = decode_used_rows(data, params.max_pixels)
-    if used is None:
-        array = decode_image(data, name, params.max_pixels)
-        used = UsedRows(array, 0, array.shape[:2])
-    if used.shape != shape:
-        raise InputError(
-            f"{archive.filename}: {name}: a mask of {used.shape[0]} x {used.shape[1]} px "
-            f"for an image of {shape[0]} x {shape[1]} px; replace the mask"
-        )
-    return crop_mask(used.rows, name.rsplit("/", 1)[-1].rsplit(".", 1)[0], used.top)
-
-
-def prepare_archive(path: Path | None, folder: Path, labelled: bool, params: DataParams) -> pd.DataFrame:
-    """Write the split in the archive or stack at `path` (None: an empty split) to `folder`, and return its table.
+    Args:
+        sources: by name, which the table's column `source` holds; their order in params.yaml changes nothing.
+        archives: the folder that their files lie in.
+        folder: to write to.
+        labelled: whether the images are there to learn from.
+        data: what is made of faults.
+        housekeeping: `workers` and `max_pixels`.
 
     Raises:
-        InputError: the archive or anything in it has a structural fault.
+        InputError: a layout is unknown, a file lies outside of `archives`, an archive or anything in it has a
+            structural fault, or two images have one id.
     """
-    read_all = _prepare_stack if params.layout == "stack" else _prepare_all
-    rows, problems = [], []
+    # All of params.yaml is looked at before the first archive is read.
+    opened = [_open_source(name, sources[name], archives, labelled, data, housekeeping) for name in sorted(sources)]
     with PackWriter(folder / "images.npz") as pack:
-        for prepared in read_all(path, labelled, params) if path else ():
-            pack.add(f"{prepared.image_id}.image", prepared.image)
-            if prepared.label_map is not None:
-                pack.add(f"{prepared.image_id}.label_map", prepared.label_map)
-            rows.append(prepared.row)
-            problems += [(prepared.image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
+        rows, problems = _store_images(opened, pack)
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).astype(TABLE_COLUMNS)
-    table.to_csv(folder / "table.csv", index=False, lineterminator="\n")
-    pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS)).to_csv(
-        folder / "problems.csv", index=False, lineterminator="\n"
-    )
+    for name, content in (
+        ("table.csv", table),
+        ("problems.csv", pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS))),
+    ):
+        content.to_csv(folder / name, index=False, lineterminator="\n")
     return table
 
 
-def _prepare_all(path: Path, labelled: bool, params: DataParams) -> Iterator[PreparedImage]:
-    with open_archive(path) as archive:
-        entries = index_archive(archive, labelled, params.allow_unlabelled)
-    jobs = [(path, entry, labelled, params) for entry in entries]
-    try:
-        yield from track(map_in_order(_prepare_job, jobs, params.workers), f"prepare {path.name}", len(jobs))
-    finally:
-        _open_once.cache_clear()  # one worker is this process, and another file may come to lie at this path
+def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Read all sources into the pack, and return the rows of the images and of the problems, sorted by image_id."""
+    rows: dict[str, dict[str, Any]] = {}
+    problems: dict[str, list[Any]] = {}
+    for name, read, source in opened:
+        for prepared in read(source):
+            image_id = prepared.image_id
+            if image_id in rows:
+                raise InputError(
+                    f"{source.archive}: the image {image_id} is in the source {rows[image_id]['source']} too; rename "
+                    "or remove one of them"
+                )
+            rows[image_id] = {**prepared.row, "source": name}
+            problems[image_id] = [(image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
+            pack.add(f"{image_id}.image", prepared.image)
+            if prepared.label_map is not None:
+                pack.add(f"{image_id}.label_map", prepared.label_map)
+    image_ids = sorted(rows)
+    return [rows[image_id] for image_id in image_ids], [row for image_id in image_ids for row in problems[image_id]]
 
 
-def _prepare_stack(path: Path, labelled: bool, params: DataParams) -> Iterator[PreparedImage]:
-    labels = None if params.labels == "none" else path.parent / params.labels
-    for image_id, image, label_map in track(read_stack(path, labels, labelled, params), f"prepare {path.name}"):
-        yield PreparedImage(image_id, image, label_map, describe_image(image_id, image, label_map, []), [])
-
-
-@lru_cache(maxsize=1)
-def _open_once(path: Path) -> zipfile.ZipFile:
-    """Keep the archive open between the jobs of a process: its directory has an entry per mask."""
-    return open_archive(path)
-
-
-def _prepare_job(job: tuple[Path, ArchiveImage, bool, DataParams]) -> PreparedImage:
-    path, entry, labelled, params = job
-    return prepare_image(_open_once(path), entry, labelled, params)
+def _open_source(
+    name: str,
+    params: SourceParams,
+    archives: Path,
+    labelled: bool,
+    data: DataParams,
+    housekeeping: HousekeepingParams,
+) -> _Opened:
+    """Find what reads a source, and where its files lie."""
+    section = f"data.sources.{name}" if labelled else "data.test"
+    source = Source(
+        section=section,
+        archive=locate_file(archives, params.archive, f"{section}.archive"),
+        labels=None if params.labels is None else locate_file(archives, params.labels, f"{section}.labels"),
+        labelled=labelled,
+        allow_unlabelled=data.allow_unlabelled,
+        min_fragment_px=data.min_fragment_px,
+        max_pixels=housekeeping.max_pixels,
+        workers=housekeeping.workers,
+    )
+    return _Opened(name, find_layout(params.layout, section), source)
 
 
 def read_sizes(path: Path, max_pixels: int) -> dict[str, tuple[int, int]]:

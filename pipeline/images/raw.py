@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
+from pipeline.images.png import PNG_SIGNATURE
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_START = _PNG + b"\0\0\0\rIHDR"
+_PNG_START = PNG_SIGNATURE + b"\0\0\0\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG = b"\xff\xd8\xff"
 # Markers of table B.1 of ITU-T T.81: those that start a frame, the start of a scan, and those without parameters.
@@ -68,7 +68,7 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
     Raises:
         InputError: the file is damaged, neither PNG nor JPEG, empty, or larger than `max_pixels`.
     """
-    if data.startswith(_PNG):
+    if data.startswith(PNG_SIGNATURE):
         height, width = _read_png_size(data, name)
     elif data.startswith(_JPEG):
         height, width = _read_jpeg_size(data, name)
@@ -77,12 +77,12 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
     if height * width > max_pixels:
         raise InputError(
             f"{name}: its header says {height} x {width} px, more than max_pixels = {max_pixels}; "
-            "raise data.max_pixels (for the command `predict`, predict.max_pixels) if the image is real"
+            "raise housekeeping.max_pixels (for the command `predict`, predict_max_pixels) if the image is real"
         )
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(f"{name}: does not decode ({' '.join(error.err.split())}); replace the file") from error
+        raise InputError(f"{name}: does not decode ({shorten(error.err)}); replace the file") from error
     if array is None or array.size == 0:
         raise InputError(f"{name}: does not decode as an image; replace the file")
     if array.shape[:2] != (height, width) or array.dtype not in (np.uint8, np.uint16):
@@ -91,9 +91,8 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
         )
     if array.ndim == 3:
         code = cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB
-        for rows in _split_rows(
-            array
-        ):  # in place, where OpenCV copies what it is given: a large image is not there twice
+        # In place, where OpenCV copies what it is given: a large image is not there twice.
+        for rows in _split_rows(array):
             cv2.cvtColor(array[rows], code, dst=array[rows])
     return array
 

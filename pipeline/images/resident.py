@@ -1,7 +1,7 @@
 """Training images that live on the device, and batches of tiles cut from them there.
 
-In: a `TileDataset`. Out: the batches that `make_loader` would give, with nothing but eight numbers per tile crossing to
-the device. Where nuclei are brought to one size, an image is zoomed once, whole, instead of tile by tile: the draws
+In: `TrainingImages`. Out: the batches that `make_loader` would give, with nothing but five numbers per tile crossing
+to the device. Where nuclei are brought to one size, an image is zoomed once, whole, instead of tile by tile: the draws
 stay, and tiles lie a pixel or two from where the loader's do.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.images.dataset import TileDataset, draw_corner
+from pipeline.images.dataset import TrainingImages, draw_corner
 
 # Bytes of an image's pixel on the device: three of colour, four of id.
 _BYTES_PER_PX = 7
@@ -22,38 +22,55 @@ def fits_on(device: torch.device, pixels: int) -> bool:
     return device.type == "cuda" and _BYTES_PER_PX * pixels < torch.cuda.mem_get_info(device)[0] // 2
 
 
+class ResidentImages:
+    """Training images on a device, uploaded once: at the zoom of their tiles, one after another.
+
+    Attributes:
+        images: what they were made of, which says of which image a sample is.
+        pixels: (P, 3) uint8 on the device, images row by row.
+        ids: (P,) int32 on the device.
+        shapes: (H, W) of each image.
+        firsts: (n + 1,), the position of each image's first pixel.
+    """
+
+    def __init__(self, images: TrainingImages, device: torch.device) -> None:
+        arrays, label_maps = zip(*images.whole_images(), strict=True)
+        self.images = images
+        self.shapes = [array.shape[:2] for array in arrays]
+        self.firsts = np.cumsum([0] + [height * width for height, width in self.shapes])
+        self.pixels = torch.from_numpy(np.concatenate([array.reshape(-1, 3) for array in arrays])).to(device)
+        self.ids = torch.from_numpy(np.concatenate([ids.ravel() for ids in label_maps])).to(device)
+
+
 class ResidentTiles:
-    """The images of `dataset` on `device`; iterating yields batches of its samples in their order.
+    """Tiles of resident images; iterating yields batches of the samples `first` up to `last` in their order.
 
     A batch is tiles (B, T, T, 3) uint8 and label maps (B, T, T) int32 on the device; the last one is whole or left out.
     """
 
-    def __init__(self, dataset: TileDataset, batch: int, device: torch.device) -> None:
-        images, label_maps = zip(*dataset.whole_images(), strict=True)
-        self._dataset, self._batch, self._device = dataset, batch, device
-        self._shapes = [image.shape[:2] for image in images]
-        self._firsts = np.cumsum([0] + [height * width for height, width in self._shapes])
-        self._pixels = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images])).to(device)
-        self._ids = torch.from_numpy(np.concatenate([ids.ravel() for ids in label_maps])).to(device)
+    def __init__(self, resident: ResidentImages, tile_px: int, batch: int, seed: int, first: int, last: int) -> None:
+        self._resident, self._tile_px, self._batch = resident, tile_px, batch
+        self._seed, self._first, self._last = seed, first, last
 
     def __len__(self) -> int:
-        return len(self._dataset) // self._batch
+        return (self._last - self._first) // self._batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        resident = self._resident
+        device = resident.pixels.device
         for number in range(len(self)):
-            items = range(number * self._batch, (number + 1) * self._batch)
-            windows = torch.tensor([self._draw_window(item) for item in items])
-            if self._device.type == "cuda":
+            begin = self._first + number * self._batch
+            windows = torch.tensor([self._draw_window(sample) for sample in range(begin, begin + self._batch)])
+            if device.type == "cuda":
                 windows = windows.pin_memory()  # else the copy waits for the device
-            yield cut_windows(
-                self._pixels, self._ids, windows.to(self._device, non_blocking=True), self._dataset.tile_px
-            )
+            yield cut_windows(resident.pixels, resident.ids, windows.to(device, non_blocking=True), self._tile_px)
 
-    def _draw_window(self, item: int) -> tuple[int, int, int, int, int]:
+    def _draw_window(self, sample: int) -> tuple[int, int, int, int, int]:
         """Return where a sample's tile lies: the image's first pixel, height and width, and the tile's corner."""
-        index, rng = self._dataset.draw_image(item)
-        height, width = self._shapes[index]
-        return int(self._firsts[index]), height, width, *draw_corner((height, width), self._dataset.tile_px, rng)
+        resident = self._resident
+        index, rng = resident.images.draw_image(self._seed, sample)
+        height, width = resident.shapes[index]
+        return int(resident.firsts[index]), height, width, *draw_corner((height, width), self._tile_px, rng)
 
 
 def cut_windows(pixels: Tensor, ids: Tensor, windows: Tensor, tile_px: int) -> tuple[Tensor, Tensor]:

@@ -16,46 +16,45 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.images.archive import LITTER, check_id, list_entries, open_archive, read_entry
+from pipeline.errors import InputError, shorten
+from pipeline.images.archive import LITTER, list_entries, open_archive, read_entry
 from pipeline.images.raw import decode_image, to_rgb
+from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.images.tiff import read_tiff
-from pipeline.params import DataParams
+from pipeline.progress import track
+from pipeline.tables import check_image_id
 
-Slice = tuple[str, NDArray[np.uint8], NDArray[np.uint16] | None]
 _TIFF_NAMES = (".tif", ".tiff")
 # By name of the file: what reads it, given the most pixels that it may have.
 _Readers = Mapping[str, Callable[[int], NDArray[Any]]]
 
 
-def read_stack(path: Path, labels: Path | None, labelled: bool, params: DataParams) -> Iterator[Slice]:
-    """Yield (image_id, slice (H, W, 3) uint8 RGB, label map (H, W) uint16 or None) in the order of the stack.
-
-    Args:
-        path: a zip, a folder, or a multi-page TIFF.
-        labels: with a TIFF, that of its labels.
-        labelled: whether there are labels.
-        params: `max_pixels` of a slice.
+def read_stack(source: Source) -> Iterator[PreparedImage]:
+    """Yield the slices of a stack, a zip, a folder, or a multi-page TIFF with its labels beside it, in their order.
 
     Raises:
         InputError: a file is missing or damaged; a slice has no label, another size than it, or no two values.
     """
-    if labels is not None and path.suffix.lower() not in _TIFF_NAMES:
-        raise InputError(f"data.labels is {labels.name}, but {path.name} is no TIFF and has its labels; set it to none")
-    for name, image, label, where in _read_pairs(path, labels if labelled else None, labelled, params.max_pixels):
-        check_id(name, str(path))
+    path = source.archive
+    if source.labels is not None and path.suffix.lower() not in _TIFF_NAMES:
+        raise InputError(
+            f"params.yaml: {source.section}.labels is {source.labels.name}, but {path.name} is no TIFF and has its "
+            "labels; set it to null"
+        )
+    for name, image, label, where in track(_read_pairs(source), f"prepare {path.name}"):
+        check_image_id(name, str(path))
         label_map = None if label is None else label_insides(label, where)
         if label_map is not None and label_map.shape != image.shape[:2]:
             raise InputError(
                 f"{where}: a label of {label_map.shape[0]} x {label_map.shape[1]} px for a slice of "
                 f"{image.shape[0]} x {image.shape[1]} px; replace the label"
             )
-        if label_map is not None and not label_map.any() and not params.allow_unlabelled:
+        if label_map is not None and not label_map.any() and not source.allow_unlabelled:
             raise InputError(
                 f"{where}: all black, so there is no cell; white is the inside of cells and black their membrane; "
                 "replace the label, or set data.allow_unlabelled to true"
             )
-        yield name, to_rgb(image), label_map
+        yield describe_image(name, to_rgb(image), label_map, [])
 
 
 def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
@@ -86,38 +85,41 @@ def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
     return components.astype(np.uint16)
 
 
-def _read_pairs(
-    path: Path, labels: Path | None, labelled: bool, max_pixels: int
-) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
+def _read_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
     """Yield the id, the array and the label of every slice, and where the label is from."""
+    path, labelled, max_pixels = source.archive, source.labelled, source.max_pixels
     if path.suffix.lower() in _TIFF_NAMES:
-        yield from _read_tiff_pairs(path, labels, labelled, max_pixels)
+        yield from _read_tiff_pairs(source)
         return
-    images, label_files = _list_zip(path) if path.is_file() else _list_folder(path)
+    images, label_files = _list_zip(path) if path.is_file() else _list_folder(path, source.section)
     if not images:
-        raise InputError(f"{path}: no image/<name>.png in it; give a stack with image/ and label/, or set data.layout")
+        raise InputError(
+            f"{path}: no image/<name>.png in it; give a stack with image/ and label/, or set another layout"
+        )
     if labelled and (odd := sorted(images.keys() ^ label_files.keys())):
         kind, other = ("image", "label") if odd[0] in images else ("label", "image")
         raise InputError(f"{path}: {kind}/{odd[0]} has no {other} of that name; add it, or remove the {kind}")
     digits = max((len(number) for name in images for number in re.findall(r"\d+", name)), default=0)
     ids = {re.sub(r"\d+", lambda match: match[0].zfill(digits), name.rsplit(".", 1)[0]): name for name in images}
     if len(ids) < len(images):
-        raise InputError(f"{path}: two slices of one name and number among {', '.join(sorted(images))[:200]}; keep one")
+        raise InputError(
+            f"{path}: two slices of one name and number among {shorten(', '.join(sorted(images)))}; keep one"
+        )
     for image_id, name in sorted(ids.items()):
         label = label_files[name](max_pixels) if labelled else None
         yield f"{path.stem}.{image_id}", images[name](max_pixels), label, f"{path}: label/{name}"
 
 
-def _read_tiff_pairs(
-    path: Path, labels: Path | None, labelled: bool, max_pixels: int
-) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
-    if labelled and labels is None:
-        raise InputError(f"{path}: a stack without labels; set data.labels to their TIFF")
+def _read_tiff_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
+    path, section = source.archive, source.section
+    labels = source.labels if source.labelled else None
+    if source.labelled and labels is None:
+        raise InputError(f"{path}: a stack without labels; set {section}.labels to their TIFF")
     for file in (path, labels):
         if file is not None and not file.is_file():
-            raise InputError(f"{file}: no such file; set data.dir, data.train and data.labels to where the stack is")
-    images = read_tiff(path, max_pixels)
-    insides: list[Any] = read_tiff(labels, max_pixels) if labels else [None] * len(images)
+            raise InputError(f"{file}: no such file; set data.dir, {section}.archive and .labels to where the stack is")
+    images = read_tiff(path, source.max_pixels)
+    insides: list[Any] = read_tiff(labels, source.max_pixels) if labels else [None] * len(images)
     if len(images) != len(insides):
         raise InputError(f"{labels}: {len(insides)} pages for the {len(images)} of {path.name}; give a label per slice")
     digits = len(str(len(images) - 1))
@@ -144,10 +146,10 @@ def _read_zipped(path: Path, entry: str, max_pixels: int) -> NDArray[Any]:
         return decode_image(read_entry(archive, entry, max_pixels), entry, max_pixels)
 
 
-def _list_folder(path: Path) -> tuple[_Readers, _Readers]:
+def _list_folder(path: Path, section: str) -> tuple[_Readers, _Readers]:
     """Return what reads the images and the labels of a folder."""
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; set data.dir and data.train to where the stack is")
+        raise InputError(f"{path}: no such file or folder; set data.dir and {section}.archive to where the stack is")
     images, labels = (
         {
             file.name: partial(_read_file, file)
@@ -164,5 +166,5 @@ def _read_file(file: Path, max_pixels: int) -> NDArray[Any]:
         return decode_image(file.read_bytes(), str(file), max_pixels)
     pages = read_tiff(file, max_pixels)
     if len(pages) != 1:
-        raise InputError(f"{file}: {len(pages)} pages; give a file per slice, or set data.train to the TIFF itself")
+        raise InputError(f"{file}: {len(pages)} pages; give a file per slice, or name the TIFF itself as the archive")
     return pages[0]

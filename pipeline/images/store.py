@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 
 # What zipfile and numpy raise where a pack is damaged, according to where the damage lies.
 _DAMAGE = (
@@ -85,7 +85,7 @@ class Pack(Mapping[str, NDArray[Any]]):
                 raise zipfile.BadZipFile("two arrays of one name")
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path}: not a readable pack ({_shorten(error)}); run the stage that writes it again"
+                f"{self.path}: not a readable pack ({shorten(error)}); run the stage that writes it again"
             ) from error
         with self.path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -96,7 +96,7 @@ class Pack(Mapping[str, NDArray[Any]]):
             return self._map_array(offset, size)
         except _DAMAGE as error:
             raise InputError(
-                f"{self.path}: {name[:200]!r}: damaged ({_shorten(error)}); run the stage that writes it again"
+                f"{self.path}: {name[:200]!r}: damaged ({shorten(error)}); run the stage that writes it again"
             ) from error
 
     def _map_array(self, offset: int, size: int) -> NDArray[Any]:
@@ -130,10 +130,6 @@ class Pack(Mapping[str, NDArray[Any]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path = state["path"]
         self._open()
-
-
-def _shorten(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def open_packs(paths: Iterable[Path]) -> Mapping[str, NDArray[Any]]:

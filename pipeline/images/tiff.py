@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 
@@ -40,7 +40,9 @@ def read_tiff(path: Path, max_pixels: int) -> list[NDArray[Any]]:
                 f"{path}: a TIFF of a compression that is not read here ({kind}); save it uncompressed or with zlib "
                 "(deflate) compression"
             ) from error
-        raise InputError(f"{path}: not a readable TIFF ({type(error).__name__}: {error}); save it anew") from error
+        raise InputError(
+            f"{path}: not a readable TIFF ({type(error).__name__}: {shorten(error)}); save it anew"
+        ) from error
 
 
 def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -> list[NDArray[Any]]:
@@ -49,7 +51,7 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
     if rows * columns == 0 or rows * columns > max_pixels:
         raise InputError(
             f"{path}: {rows} x {columns} px; give 1 to max_pixels = {max_pixels} pixels "
-            "(data.max_pixels; for the command `predict`, predict.max_pixels)"
+            "(housekeeping.max_pixels; for the command `predict`, housekeeping.predict_max_pixels)"
         )
     array = series.asarray()
     # Not a number anywhere makes the extremes so too; an array of answers would be as large as the image.

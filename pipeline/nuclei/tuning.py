@@ -1,13 +1,13 @@
 """The search for the decoding parameters, on out-of-fold predictions.
 
-In: probabilities and true label maps as mappings. Out: counts of matches for every image and every candidate, and which
-candidate is best, also fold by fold on the other folds, so that no image is scored with parameters chosen on itself.
+In: probabilities and true label maps, image by image. Out: counts of matches for every image and every decoding, and
+which decoding is best, also fold by fold on the other folds, so that no image is scored with parameters chosen on
+itself.
 
-The grid is searched whole, since candidates share what their common parameters do (`make bench only=decoding` times
-it).
+The grid is searched whole, since decodings share what their common parameters do (`make bench only=decoding` times it).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from typing import Any
@@ -22,24 +22,25 @@ from pipeline.parallel import map_in_order
 from pipeline.params import DecodeParams
 from pipeline.progress import track
 
-Arrays = Mapping[str, NDArray[Any]]
+# image_id, probabilities (S, H, W, 3) uint8 at S zooms, true label map (H, W) integers.
+Labelled = tuple[str, NDArray[np.uint8], NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Indices of the chosen candidates."""
+    """Indices of the chosen decodings."""
 
     on_all: int  # chosen on all images; for images that none of the networks saw
     on_others: dict[int, int]  # for each fold, chosen on the images of the other folds
 
 
-def candidates(params: DecodeParams) -> list[Decoding]:
+def decoding_grid(params: DecodeParams) -> list[Decoding]:
     """Return all combinations of the parameters' values, the last one varying fastest."""
     grid = product(params.seed_threshold, params.boundary_weight, params.mask_threshold, params.min_area_px)
     return [Decoding(*values) for values in grid]
 
 
-def middle_candidate(params: DecodeParams) -> Decoding:
+def middle_decoding(params: DecodeParams) -> Decoding:
     """Return the middle value of every parameter, the upper of two: for a look before anything is chosen."""
     return Decoding(
         params.seed_threshold[len(params.seed_threshold) // 2],
@@ -49,37 +50,28 @@ def middle_candidate(params: DecodeParams) -> Decoding:
     )
 
 
-def count_candidates(
-    probabilities: Arrays, truths: Arrays, image_ids: Sequence[str], choices: Sequence[Decoding], workers: int
+def count_decodings(
+    items: Iterable[Labelled], choices: Sequence[Decoding], workers: int, total: int
 ) -> list[list[Matches]]:
-    """Decode and count every image with every candidate, over several processes.
+    """Decode and count every image with every decoding, over several processes.
 
     Args:
-        probabilities: `<image_id>.probabilities`, (S, H, W, 3) uint8. Both mappings travel to the processes, so give
-            ones that are small to pickle; `collections.ChainMap` joins several.
-        truths: `<image_id>.label_map`, (H, W) integers.
-        image_ids: which images, in the order of the result.
-        choices: the candidates.
+        items: images, taken as processes get free.
+        choices: the decodings.
         workers: processes; 1 works in this one.
+        total: the number of images, for the bar.
 
     Returns:
-        For each image the matches of each candidate.
+        For each image the matches of each decoding.
 
     Raises:
-        InputError: an image is missing from a mapping, or its two arrays differ in size.
+        InputError: the two arrays of an image differ in size.
     """
-    jobs = ((image_id, *_find_arrays(probabilities, truths, image_id), tuple(choices)) for image_id in image_ids)
-    return list(track(map_in_order(_count_job, jobs, workers), "search decoding", total=len(image_ids)))
+    jobs = ((*item, tuple(choices)) for item in items)
+    return list(track(map_in_order(_count_job, jobs, workers), "search decoding", total))
 
 
-def _find_arrays(probabilities: Arrays, truths: Arrays, image_id: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    for mapping, name in ((probabilities, "probabilities"), (truths, "label_map")):
-        if f"{image_id}.{name}" not in mapping:
-            raise InputError(f"image {image_id}: it has no {name}; run the stage that writes them again")
-    return probabilities[f"{image_id}.probabilities"], truths[f"{image_id}.label_map"]
-
-
-def _count_job(job: tuple[str, NDArray[Any], NDArray[Any], Sequence[Decoding]]) -> list[Matches]:
+def _count_job(job: tuple[str, NDArray[np.uint8], NDArray[np.integer], Sequence[Decoding]]) -> list[Matches]:
     image_id, probabilities, truth, choices = job
     try:
         return count_image(average_zooms(probabilities), truth, choices)
@@ -88,7 +80,7 @@ def _count_job(job: tuple[str, NDArray[Any], NDArray[Any], Sequence[Decoding]]) 
 
 
 def count_image(probabilities: NDArray[Any], truth: NDArray[np.integer], choices: Sequence[Decoding]) -> list[Matches]:
-    """Decode and count one image with every candidate: the same counts as decoding it anew for each.
+    """Decode and count one image with every decoding: the same counts as decoding it anew for each.
 
     Neighbours in `choices` that differ in `min_area_px` alone share one watershed, as dropping small nuclei is dropping
     columns of the overlap table.
@@ -96,7 +88,7 @@ def count_image(probabilities: NDArray[Any], truth: NDArray[np.integer], choices
     Args:
         probabilities: (H, W, 3), uint8 or floats in [0, 1].
         truth: (H, W) integers, 0 background.
-        choices: the candidates.
+        choices: the decodings.
 
     Raises:
         InputError: the two differ in size.
@@ -120,22 +112,22 @@ def _keep_large(overlap: Overlap, min_area_px: int) -> Overlap:
     return Overlap(overlap.truth_areas, overlap.prediction_areas[is_kept], overlap.shared[:, is_kept])
 
 
-def score_candidates(counts: Sequence[Sequence[Matches]]) -> NDArray[np.float64]:
-    """Return the score of each image with each candidate, (n_images, n_candidates) in [0, 1]."""
+def score_decodings(counts: Sequence[Sequence[Matches]]) -> NDArray[np.float64]:
+    """Return the score of each image with each decoding, (n_images, n_decodings) in [0, 1]."""
     return np.array([[average_precision(matches).mean() for matches in image] for image in counts])
 
 
 def choose(scores: NDArray[np.float64]) -> int:
-    """Return the candidate with the highest mean over images; the first one where several have it.
+    """Return the decoding with the highest mean over images; the first one where several have it.
 
     Args:
-        scores: (n_images, n_candidates) in [0, 1].
+        scores: (n_images, n_decodings) in [0, 1].
 
     Raises:
-        InputError: there is no image or no candidate.
+        InputError: there is no image or no decoding.
     """
     if scores.ndim != 2 or 0 in scores.shape:
-        raise InputError(f"scores are {scores.shape}; choosing needs at least one image and one candidate")
+        raise InputError(f"scores are {scores.shape}; choosing needs at least one image and one decoding")
     return int(np.argmax(scores.mean(axis=0)))
 
 
@@ -143,7 +135,7 @@ def cross_fit(scores: NDArray[np.float64], folds: NDArray[np.integer]) -> CrossF
     """Choose for each fold on the images of the other folds, and once on all.
 
     Args:
-        scores: (n_images, n_candidates) in [0, 1].
+        scores: (n_images, n_decodings) in [0, 1].
         folds: (n_images,), the fold of each image.
 
     Raises:

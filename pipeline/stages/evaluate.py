@@ -1,30 +1,26 @@
 """evaluate: out-of-fold predictions to cross-fitted fold scores, and to what finds the nuclei of the test set."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from pipeline.experiments.evaluation import (
-    describe_decoding,
-    describe_sizes,
-    format_fold_table,
-    summarize_scores,
-    tabulate_scores,
-)
-from pipeline.experiments.instances import read_prediction
+from pipeline.experiments.evaluation import describe_decoding, evaluate, format_fold_table
 from pipeline.experiments.membranes import format_membranes, score_membranes
-from pipeline.experiments.second_level import find_held_out, store_candidates
 from pipeline.files import write_json, write_text
-from pipeline.images.folds import check_folds, read_folds
-from pipeline.images.store import Pack, open_packs
-from pipeline.images.table import read_table
-from pipeline.nuclei.metric import count_matches
-from pipeline.nuclei.submission import read_label_maps, write_submission
-from pipeline.nuclei.tuning import candidates as list_candidates
-from pipeline.nuclei.tuning import count_candidates, cross_fit, score_candidates
+from pipeline.folds.candidate_store import CandidateStore, write_candidates
+from pipeline.folds.finder import CandidateFinder
+from pipeline.folds.predictions import Predictions
+from pipeline.folds.second_level import find_held_out, rate_images
+from pipeline.folds.table import open_folded
+from pipeline.launch import run
+from pipeline.nuclei.metric import Matches, count_matches
+from pipeline.nuclei.submission import write_submission
+from pipeline.nuclei.tuning import count_decodings, cross_fit, decoding_grid, score_decodings
 from pipeline.params import Params
 from pipeline.progress import track
-from pipeline.stages.run import run
 
 
 def main(
@@ -39,34 +35,42 @@ def main(
     params: Params,
 ) -> None:
     """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
-    table, fold_table = read_table(prepared), read_folds(folds)
-    check_folds(fold_table, table["image_id"].tolist(), None, params.folds.ids)
-    images = fold_table.merge(table[["image_id", "image_type", "median_area_px"]], on="image_id", how="left")
+    folded, workers = open_folded(prepared, folds, params.folds.ids), params.housekeeping.workers
+    images, split = folded.images, folded.split
+    image_ids = images["image_id"].tolist()
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
-    predictions, truths = open_packs(oof / f"{fold}.npz" for fold in params.folds.ids), Pack(prepared / "images.npz")
-    choices, image_ids = list_candidates(params.decode), images["image_id"].tolist()
-    counts = count_candidates(predictions, truths, image_ids, choices, params.decode.workers)
-    fit = cross_fit(score_candidates(counts), images["fold"].to_numpy())
+    predictions = Predictions(oof / f"{fold}.npz" for fold in params.folds.ids)
+
+    choices = decoding_grid(params.decode)
+    items = ((name, predictions[name][0], split.label_map(name)) for name in image_ids)
+    counts = count_decodings(items, choices, workers, len(image_ids))
+    fit = cross_fit(score_decodings(counts), images["fold"].to_numpy())
     decoded = [image[fit.on_others[fold]] for image, fold in zip(counts, images["fold"], strict=True)]
 
-    store_candidates(candidates, predictions, truths, image_ids, params)
+    finder = CandidateFinder(params.predict.scales, params.size.object_diameter_px, params.select)
+    write_candidates(candidates, rate_images(predictions, split, finder, workers))
     by_fold = {fold: choices[index] for fold, index in fit.on_others.items()}
     fold_of = dict(zip(image_ids, images["fold"].tolist(), strict=True))
-    found = find_held_out(Pack(candidates), predictions, fold_of, by_fold, params)
-    write_submission(nuclei, track(found, "choose nuclei", len(image_ids)))
-    shapes = {name: truths[f"{name}.label_map"].shape for name in image_ids}
-    fitted = [count_matches(truths[f"{name}.label_map"], seen) for name, seen in read_label_maps(nuclei, shapes)]
-    scored = tabulate_scores(images, fitted)
-    cv = summarize_scores(scored, fitted, params.evaluate)
-    cv["one_decoding_map"] = float(tabulate_scores(images, decoded)["ap"].mean())
-    cv |= describe_sizes(images, {name: read_prediction(predictions, name)[1] for name in image_ids}, params)
+    chosen = find_held_out(CandidateStore(candidates), predictions, fold_of, by_fold, params.select)
+    found: list[Matches] = []
+
+    def count() -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Hand label maps on to be written, one at a time, and keep what they score."""
+        for name, label_map in track(chosen, "choose nuclei", len(image_ids)):
+            found.append(count_matches(split.label_map(name), label_map))
+            yield name, label_map
+
+    write_submission(nuclei, count())
+    zooms = {name: predictions[name][1] for name in image_ids}
+    evaluation = evaluate(images, decoded, found, zooms, params.size, params.evaluate)
+    cv = evaluation.summary
     if params.targets.boundary == "membrane":
-        cv |= score_membranes(predictions, truths, image_ids, params)
-    write_text(scores, scored.round(6).to_csv(index=False, lineterminator="\n"))
+        cv |= score_membranes(predictions, split, workers)
+    write_text(scores, evaluation.scores.round(6).to_csv(index=False, lineterminator="\n"))
     write_json(decoding, describe_decoding(choices, fit))
     write_json(summary, cv)
     with pd.option_context("display.width", 160):
-        print(format_fold_table(scored, cv))
+        print(format_fold_table(evaluation.scores, cv))
     if params.targets.boundary == "membrane":
         print(format_membranes(cv))
 

@@ -2,24 +2,26 @@
 
 from pathlib import Path
 
-from pipeline.experiments.inference import load_folds, predict_with, store_predictions
-from pipeline.images.folds import check_folds, read_folds
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.folds.networks import load_folds
+from pipeline.folds.prediction import predict_estimated
+from pipeline.folds.predictions import write_predictions
+from pipeline.folds.table import open_folded
+from pipeline.launch import run
 from pipeline.params import Params
-from pipeline.progress import track
-from pipeline.stages.run import run
+from pipeline.progress import progress_bar
+from pipeline.unet.runtime import start_runtime
 
 
 def main(prepared: Path, folds: Path, weights: Path, sizes: Path, fold: int, out: Path, params: Params) -> None:
     """Predict the held-out images of one fold."""
-    table = read_folds(folds)
-    check_folds(table, read_table(prepared)["image_id"].tolist(), None, params.folds.ids)
-    image_ids = table.loc[table["fold"] == fold, "image_id"].tolist()
-    pack = Pack(prepared / "images.npz")
-    images = ((image_id, pack[f"{image_id}.image"]) for image_id in image_ids)
-    predictions = predict_with(load_folds(weights, sizes, [fold], params), images, params)
-    store_predictions(out, track(predictions, f"predict fold {fold}", len(image_ids)))
+    held_out = open_folded(prepared, folds, params.folds.ids).inside(fold)
+    runtime = start_runtime(params.runtime)
+    networks = load_folds(weights, sizes, [fold], params.unet)
+    with progress_bar(f"predict fold {fold}", len(held_out)) as advance:
+        predictions = predict_estimated(
+            networks, held_out.images(), params.contrast, params.size, params.predict, runtime, advance
+        )
+        write_predictions(out, predictions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""prepare: the competition's zips to packed splits, with a table of every image and of every problem."""
+"""prepare: the archives of `data` to packed splits, with a table of every image and of every problem."""
 
 from pathlib import Path
 
@@ -6,24 +6,24 @@ import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder
-from pipeline.images.fetch import verify_checksums
-from pipeline.images.prepare import prepare_archive
+from pipeline.images.checksums import verify_checksums
+from pipeline.images.prepare import prepare_split
+from pipeline.launch import run
 from pipeline.params import Params
-from pipeline.stages.run import run
 
 
 def main(archives: Path, train_out: Path, test_out: Path, params: Params) -> None:
-    """Read the archives of `data` in the folder `archives` into two prepared splits."""
+    """Read the sources and the test set of `data` in the folder `archives` into two prepared splits."""
     if not archives.is_dir():
-        cure = f"`python -m pipeline fetch SOURCE --to {archives}` makes it"
-        if params.data.layout == "stack":
-            cure = "set data.dir to the folder of the stack"
-        raise InputError(f"{archives}: no such folder; {cure}")
+        raise InputError(
+            f"{archives}: no such folder; `python -m pipeline fetch SOURCE --to {archives}` makes it, or set data.dir "
+            "to the folder of your archives"
+        )
     verify_checksums(archives)
-    test = None if params.data.test == "none" else archives / params.data.test
+    data, test = params.data, {"test": params.data.test} if params.data.test else {}
     with atomic_folder(train_out) as train_folder, atomic_folder(test_out) as test_folder:
-        describe("train", prepare_archive(archives / params.data.train, train_folder, True, params.data))
-        describe("test", prepare_archive(test, test_folder, False, params.data))
+        describe("train", prepare_split(data.sources, archives, train_folder, True, data, params.housekeeping))
+        describe("test", prepare_split(test, archives, test_folder, False, data, params.housekeeping))
 
 
 def describe(split: str, table: pd.DataFrame) -> None:

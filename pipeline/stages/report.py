@@ -7,10 +7,10 @@ import pandas as pd
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_text
-from pipeline.images.store import Pack
+from pipeline.images.splits import PreparedSplit
+from pipeline.launch import run
 from pipeline.nuclei.submission import read_label_maps
 from pipeline.params import Params
-from pipeline.stages.run import run
 
 
 def main(
@@ -26,22 +26,14 @@ def main(
     params: Params,
 ) -> None:
     """Show fold scores, curves, and the best, median and worst images of each type with their outlines."""
-    table = read_scores(scores)
-    pack = Pack(prepared / "images.npz")
+    table, split = read_scores(scores), PreparedSplit.open(prepared)
     names = [example.image_id for example in choose_examples(table)]
-    found = read_label_maps(nuclei, {name: pack[f"{name}.label_map"].shape for name in names})
+    found = read_label_maps(nuclei, {name: split.shape_of(name) for name in names})
     by_fold = {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids}
     together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
     write_text(curves, together.to_csv(index=False, lineterminator="\n"))
-    write_report(
-        out,
-        table,
-        read_json(summary),
-        read_json(card),
-        by_fold,
-        ((name, pack[f"{name}.image"], pack[f"{name}.label_map"], label_map) for name, label_map in found),
-        str(submission),
-    )
+    pictures = ((name, split.image(name), split.label_map(name), label_map) for name, label_map in found)
+    write_report(out, table, read_json(summary), read_json(card), by_fold, pictures, str(submission))
     print(f"report: {out}")
 
 

@@ -22,10 +22,10 @@ from torch import nn
 
 from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import bootstrap_interval, paired_bootstrap
+from pipeline.folds.table import FoldedSplit
+from pipeline.folds.training import Edit
 from pipeline.params import EvaluateParams, Params
 from pipeline.studies.study import (
-    Data,
-    Edit,
     choose_scores,
     compose,
     count_images,
@@ -67,9 +67,9 @@ def cut_skips(model: NormalizedUNet) -> None:
 
 SETTINGS = {
     "default": Setting(),
-    "no augmentation": Setting(("augment.backend=none",)),
+    "no augmentation": Setting(("augment=none",)),
     "no skip connections": Setting(edit=cut_skips),
-    "no ImageNet weights": Setting(("unet.weights=none",)),
+    "no ImageNet weights": Setting(("unet.weights=null",)),
 }
 
 
@@ -79,18 +79,18 @@ def choose_images(table: pd.DataFrame, count: int, draw: int) -> pd.DataFrame:
     return table.iloc[np.sort(order[:count])]
 
 
-def score_point(name: str, params: Params, data: Data, count: int, draw: int, scratch: Path) -> pd.DataFrame:
+def score_point(name: str, params: Params, data: FoldedSplit, count: int, draw: int, scratch: Path) -> pd.DataFrame:
     """Return image_id, group, fold and ap of the held-out fold, by a network of one setting and one set of images.
 
     Each half of the fold is scored by the decoding that the other half chose.
     """
-    training, held_out = data.split(FOLD)
-    chosen = choose_images(training, count, draw)
-    title = f"{name}, {count} images, draw {draw}"
-    network = train_network(title, params, data, chosen, FOLD, scratch, SETTINGS[name].edit)
+    outside, inside = data.outside(FOLD), data.inside(FOLD)
+    chosen = outside.select(choose_images(outside.table, count, draw)["image_id"])
+    network = train_network(f"{name}, {count} images, draw {draw}", params, chosen, FOLD, scratch, SETTINGS[name].edit)
+    held_out = data.images[data.images["fold"] == FOLD]
 
     def score() -> list[float]:
-        return choose_scores(count_images(network, data, held_out, params), halve(held_out["group"]))
+        return choose_scores(count_images(network, inside, params), halve(held_out["group"]))
 
     return keep_scores([network], params, held_out, scratch, score)
 
@@ -149,7 +149,7 @@ def main() -> None:
     params = {name: compose("examples", [*overrides, *setting.overrides]) for name, setting in SETTINGS.items()}
     default = params["default"]
     data = load_data(arguments.data, scratch, default)
-    total = len(data.split(FOLD)[0])
+    total = len(data.outside(FOLD))
     scores: dict[tuple[str, int, int], pd.DataFrame] = {}
     for draw in range(DRAWS):
         for count in [*(count for count in COUNTS if count < total), *([] if draw else [total])]:

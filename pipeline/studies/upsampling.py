@@ -24,10 +24,11 @@ from torch import Tensor
 
 from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import bootstrap_interval, paired_bootstrap
+from pipeline.folds.table import FoldedSplit
+from pipeline.folds.training import BatchFeed, make_preparation, make_trainer
+from pipeline.images.dataset import TrainingImages
 from pipeline.params import Params
-from pipeline.stages.train import load_batches, make_preparation, make_trainer
 from pipeline.studies.study import (
-    Data,
     Network,
     choose_scores,
     compose,
@@ -41,7 +42,6 @@ from pipeline.studies.study import (
     train_network,
 )
 from pipeline.unet.model import NormalizedUNet
-from pipeline.unet.runtime import configure_torch
 
 KINDS = ("transposed", "nearest", "bilinear", "bicubic")
 REFERENCE = "transposed"
@@ -101,20 +101,20 @@ def stride_energy(maps: NDArray[np.float64], stride: int) -> float:
     return float((energy[:, counted].sum(axis=1)[alive] / total[alive]).mean()) if alive.any() else 0.0
 
 
-def time_steps(kinds: dict[str, Params], data: Data, rounds: int = 7) -> dict[str, float]:
+def time_steps(kinds: dict[str, Params], data: FoldedSplit, rounds: int = 7) -> dict[str, float]:
     """Return the seconds of a training step of every kind: the median of rounds in which they take turns."""
     takers: dict[str, Callable[[], None]] = {}
     for kind, params in kinds.items():
-        configure_torch(params.train.threads)
         # A schedule of its own: steps of the larger crops, as many as are timed.
         train = params.train.model_copy(update={"steps_per_epoch": 2 * (rounds + 1), "epochs": 1})
-        timed = params.model_copy(update={"train": train})
-        trainer, prepare = make_trainer(0, timed), make_preparation(timed)
-        batches = load_batches(data.pack, data.split(0)[0], trainer, timed, trainer.steps // 2)
+        recipe = params.model_copy(update={"train": train}).recipe
+        trainer, prepare = make_trainer(0, recipe), make_preparation(recipe)
+        images = TrainingImages(data.outside(0), recipe.contrast, recipe.size, train.balance_types)
+        batches = BatchFeed(images, trainer, recipe, params.housekeeping).batches_from(trainer.steps // 2)
 
         def take(trainer=trainer, batches=batches, prepare=prepare):  # type: ignore[no-untyped-def]
             trainer.take_step(next(batches), prepare)
-            if trainer.device.type == "cuda":
+            if trainer.runtime.device.type == "cuda":
                 torch.cuda.synchronize()  # a step does not wait for the device
 
         trainer.model.train()
@@ -129,20 +129,20 @@ def time_steps(kinds: dict[str, Params], data: Data, rounds: int = 7) -> dict[st
     return {kind: statistics.median(values) for kind, values in seconds.items()}
 
 
-def train_kind(kind: str, params: Params, data: Data, scratch: Path) -> list[Network]:
+def train_kind(kind: str, params: Params, data: FoldedSplit, scratch: Path) -> list[Network]:
     """Return the networks of one kind, one for each fold."""
     folds = params.folds.ids
-    return [train_network(f"{kind}, fold {k}", params, data, data.split(k)[0], k, scratch) for k in folds]
+    return [train_network(f"{kind}, fold {k}", params, data.outside(k), k, scratch) for k in folds]
 
 
-def score_kind(networks: list[Network], params: Params, data: Data, scratch: Path) -> pd.DataFrame:
+def score_kind(networks: list[Network], params: Params, data: FoldedSplit, scratch: Path) -> pd.DataFrame:
     """Return image_id, group, fold and ap of all images, each by the network and the decoding of other folds."""
-    parts = [data.split(fold)[1] for fold in params.folds.ids]
-    held_out = pd.concat(parts)
+    by_fold = [data.images[data.images["fold"] == fold] for fold in params.folds.ids]
+    held_out = pd.concat(by_fold)
 
     def score() -> list[float]:
-        pairs = zip(networks, parts, strict=True)
-        counts = [matches for network, part in pairs for matches in count_images(network, data, part, params)]
+        pairs = zip(networks, params.folds.ids, strict=True)
+        counts = [matches for network, fold in pairs for matches in count_images(network, data.inside(fold), params)]
         return choose_scores(counts, held_out["fold"].to_numpy())
 
     return keep_scores(networks, params, held_out, scratch, score)
@@ -151,7 +151,7 @@ def score_kind(networks: list[Network], params: Params, data: Data, scratch: Pat
 def measure_board(networks: list[Network], params: Params) -> dict[str, Any]:
     """Return `energy<stride>_before` and `_after` training, means over folds, and the maps of the first fold."""
     # As `make_trainer` draws them: the weights that each fold began with.
-    before = [decode_smooth(make_trainer(fold, params).model) for fold in params.folds.ids]
+    before = [decode_smooth(make_trainer(fold, params.recipe).model) for fold in params.folds.ids]
     after = [decode_smooth(network.model) for network in networks]
     board: dict[str, Any] = {"maps": (before[0], after[0])}
     for stride in STRIDES:

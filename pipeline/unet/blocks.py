@@ -1,4 +1,4 @@
-"""The bricks of a U-Net, and the rule for the image sizes it takes.
+"""The bricks of a U-Net, and the rule for the lengths it takes.
 
 In: channel counts and feature maps. Out: the double convolution, the four ways to upsample, the skip connection.
 """
@@ -51,20 +51,20 @@ def build_upsampling(kind: Upsampling, in_channels: int, out_channels: int) -> n
     )
 
 
-def crop_to(skip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the centre of `skip` (B, C, H, W) with height and width `size`, which must not be larger."""
-    top = (skip.shape[-2] - size[0]) // 2
-    left = (skip.shape[-1] - size[1]) // 2
-    return skip[..., top : top + size[0], left : left + size[1]]
+def center_crop(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return the middle of `maps` (..., H, W) with height and width `size`, which must not be larger."""
+    (height, width), (rows, columns) = maps.shape[-2:], size
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return maps[..., top : top + rows, left : left + columns]
 
 
 def concatenate_skip(skip: Tensor, x: Tensor) -> Tensor:
     """Return the encoder's `skip` (B, C, H, W), cropped to its centre, and `x` (B, D, h, w) as (B, C + D, h, w)."""
-    return torch.cat([crop_to(skip, (x.shape[-2], x.shape[-1])), x], dim=1)
+    return torch.cat([center_crop(skip, x.shape[-2:]), x], dim=1)
 
 
 @dataclass(frozen=True)
-class SizeRule:
+class LengthRule:
     """Which heights and widths a network takes, and how much smaller its output is.
 
     A length is accepted where `length % multiple == remainder` and the output has at least one pixel. The output is

@@ -8,8 +8,7 @@ predict with are another matter: see `weights`.
 import fcntl
 import hashlib
 import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,6 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path
-
-
-def digest_sources(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of some files of code, one after another."""
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def fingerprint(parts: dict[str, Any]) -> str:
-    """Return a digest (16 hex digits) of JSON-like `parts`, the same in every process."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @contextmanager

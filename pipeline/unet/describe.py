@@ -1,7 +1,7 @@
 """A network as a table: what happens to a tile, stage by stage, and what each stage costs.
 
 In: a network and the side of a tile. Out: a row per stage with shapes, parameters and multiply-accumulates (MACs),
-found by watching one tile go through; an encoder of timm or SMP is split where its resolution changes.
+found by watching one tile go through. The network says which of its modules are which stage, in its `stages`.
 """
 
 import math
@@ -15,19 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet
+from pipeline.unet.network import Network
 
 Shape = tuple[int, int, int]  # channels, height, width
-
-# Names of modules to names of stages; what matches none belongs to no stage.
-_STAGES = (
-    (re.compile(r"contracting\.(\d+)\."), "encoder {}"),
-    (re.compile(r"dropout"), "dropout"),
-    (re.compile(r"upsampling\.(\d+)\b"), "upsampling {}"),
-    (re.compile(r"expanding\.(\d+)\."), "decoder {}"),
-    (re.compile(r"encoder\."), "encoder"),
-    (re.compile(r"decoder\.blocks\.(\d+)\."), "decoder {}"),
-    (re.compile(r"(head|segmentation_head)\b"), "head"),
-)
 
 
 @dataclass
@@ -56,7 +46,7 @@ def describe_network(model: NormalizedUNet, tile_px: int) -> list[Stage]:
     Raises:
         InputError: the network cannot take that size; the message names the nearest that it can.
     """
-    model.sizes.output_of(tile_px)
+    model.lengths.output_of(tile_px)
     stages: list[Stage] = []
     was_training = model.training
     with _watch_layers(model.net, stages, tile_px), torch.no_grad():
@@ -67,14 +57,14 @@ def describe_network(model: NormalizedUNet, tile_px: int) -> list[Stage]:
 
 
 @contextmanager
-def _watch_layers(net: nn.Module, stages: list[Stage], tile_px: int) -> Iterator[None]:
+def _watch_layers(net: Network, stages: list[Stage], tile_px: int) -> Iterator[None]:
     """Enter every layer of `net` that is run into `stages`."""
     # A batch norm of timm's has parameters of its own and children too.
     own = {layer: bool(list(layer.parameters(recurse=False))) for layer in net.modules()}
     names = {layer: name for name, layer in net.named_modules() if own[layer] or not list(layer.children())}
 
     def enter(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        name, reads, gives = _name_stage(names[layer]), _shape(inputs[0]), _shape(output)
+        name, reads, gives = _name_stage(names[layer], net.stages), _shape(inputs[0]), _shape(output)
         if name is None or reads is None or gives is None:
             return
         macs = _count_macs(layer, reads, gives)
@@ -112,12 +102,11 @@ def _shape(value: Any) -> Shape | None:
     return (value.shape[1], value.shape[2], value.shape[3]) if isinstance(value, Tensor) and value.ndim == 4 else None
 
 
-def _name_stage(name: str) -> str | None:
-    """Return the name of the stage that the module `name` belongs to, counted from 1."""
-    for pattern, stage in _STAGES:
-        if match := pattern.match(name):
-            number = int(match[1]) + 1 if "{}" in stage else 0
-            return stage.format(number)
+def _name_stage(name: str, stages: tuple[tuple[str, str], ...]) -> str | None:
+    """Return the name of the stage that the module `name` belongs to, counted from 1; None where it belongs to none."""
+    for pattern, stage in stages:
+        if match := re.match(pattern, name):
+            return stage.format(int(match[1]) + 1) if "{}" in stage else stage
     return None
 
 

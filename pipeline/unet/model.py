@@ -1,18 +1,22 @@
 """From parameters to a network: images in [0, 1] go in, logits of foreground, boundary and distance come out.
 
-The normalisation of the encoder's pretraining is part of the network, so that nobody else needs to know it.
+The normalisation that the network expects is part of what is built here, so that nobody else needs to know it.
 """
 
-import segmentation_models_pytorch as smp
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.params import SmpParams, VanillaParams
-from pipeline.unet.blocks import SizeRule
-from pipeline.unet.depthwise import run_slow_depthwise_in_float32
-from pipeline.unet.pretrained import find_normalisation, load_encoder_weights
-from pipeline.unet.vanilla import VanillaUNet
+from pipeline.params import NetworkParams, Section, check_section
+from pipeline.unet.blocks import LengthRule
+from pipeline.unet.network import NO_WEIGHTS, Network
+from pipeline.unet.smp import SmpParams, SmpUNet
+from pipeline.unet.vanilla import VanillaParams, VanillaUNet
+from pipeline.unet.weights import read_weights
 
 # An image's channels: RGB.
 IN_CHANNELS = 3
@@ -20,91 +24,107 @@ IN_CHANNELS = 3
 OUT_CHANNELS = 3
 
 
+class Entry(NamedTuple):
+    """A network that `unet.name` can ask for: the section of its own parameters, and what builds it of them.
+
+    `build` takes the channels of the image, the logits per pixel, and the section.
+    """
+
+    params: type[Section]
+    build: Callable[[int, int, Any], Network]
+
+
+NETWORKS = {
+    "smp": Entry(SmpParams, SmpUNet),
+    "vanilla": Entry(VanillaParams, VanillaUNet),
+}
+
+
 class NormalizedUNet(nn.Module):
-    """A U-Net that takes images in [0, 1] and normalises them itself.
+    """A network that takes images in [0, 1] and normalises them itself.
 
     Args:
         net: the network proper, which takes normalised images.
-        sizes: the lengths that `net` takes.
-        mean_std: per channel, of values in [0, 1].
         encoder_weights: where the encoder's weights come from: `source`, `file`, `sha256`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        net: nn.Module,
-        sizes: SizeRule,
-        mean_std: tuple[tuple[float, ...], tuple[float, ...]],
-        encoder_weights: dict[str, str],
-    ) -> None:
+    def __init__(self, net: Network, encoder_weights: dict[str, str]) -> None:
         super().__init__()
         self.net = net
-        self.sizes = sizes
         self.encoder_weights = encoder_weights
-        for name, values in zip(("mean", "std"), mean_std, strict=True):
+        for name, values in zip(("mean", "std"), net.mean_std, strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1))
+
+    @property
+    def lengths(self) -> LengthRule:
+        """The heights and widths that the network takes."""
+        return self.net.lengths
 
     @property
     def margin_px(self) -> int:
         """The pixels on each side of an image that the output does not have."""
-        return self.sizes.margin_px
+        return self.net.lengths.margin_px
 
     @property
-    def multiple(self) -> int:
-        """The step between the lengths that the network takes."""
-        return self.sizes.multiple
+    def title(self) -> str:
+        """What the network is, in a few words."""
+        return self.net.title
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 3, h, w) for `images` (B, 3, H, W), RGB in [0, 1].
 
         Channels of the logits: foreground, boundary, distance. h = H - 2 margin_px, w alike.
         """
-        return self.net((images - self.mean) / self.std)
+        return self.net(self._normalize(images))
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the encoder's maps (B, C, h, w) of `images` (B, 3, H, W), RGB in [0, 1], the deepest one last."""
+        return self.net.encode(self._normalize(images))
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
 
-def build_model(params: SmpParams | VanillaParams, pretrained: bool = True) -> NormalizedUNet:
+def build_model(params: NetworkParams, pretrained: bool = True) -> NormalizedUNet:
     """Return the network that `params` describe, on the CPU and in training mode.
 
     Args:
         params: the section `unet`.
-        pretrained: fill the encoder from `params.weights`; False where all weights are loaded afterwards.
+        pretrained: fill the encoder from where `params` say; False where all weights are loaded afterwards.
 
     Raises:
-        InputError: the encoder is unknown or cannot be built so, or its weights cannot be had.
+        InputError: the network or one of its keys is unknown, it cannot be built so, or its encoder's weights cannot
+            be had.
     """
-    if isinstance(params, VanillaParams):
-        vanilla = VanillaUNet(IN_CHANNELS, OUT_CHANNELS, params)
-        return NormalizedUNet(vanilla, vanilla.sizes, find_normalisation("none"), _no_weights())
-    net = _build_smp(params)
-    run_slow_depthwise_in_float32(net)
-    weights = load_encoder_weights(net.encoder, params) if pretrained else _no_weights()
-    # Each of the encoder's stages halves the image. SMP would take other sizes too, but then a pixel of a skip is
-    # no longer the pixel of the map that it is put beside.
-    sizes = SizeRule(2 ** len(params.decoder_channels))
-    return NormalizedUNet(net, sizes, find_normalisation(params.encoder), weights)
+    if params.name not in NETWORKS:
+        raise InputError(f"params.yaml: unet.name: no network {params.name!r}; choose one of {', '.join(NETWORKS)}")
+    entry = NETWORKS[params.name]
+    net = entry.build(IN_CHANNELS, OUT_CHANNELS, check_section(entry.params, params.model_extra or {}, "unet"))
+    return NormalizedUNet(net, net.load_pretrained() if pretrained else dict(NO_WEIGHTS))
 
 
-def _build_smp(params: SmpParams) -> smp.Unet:
-    try:
-        return smp.Unet(
-            params.encoder,
-            encoder_depth=len(params.decoder_channels),
-            encoder_weights=None,  # random, and no download: `load_encoder_weights` fills them
-            decoder_channels=params.decoder_channels,
-            decoder_interpolation=params.upsampling,
-            in_channels=IN_CHANNELS,
-            classes=OUT_CHANNELS,
-        )
-    except (KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-        reason = str(error).strip("'\"")[:200]
+def load_model(path: Path, params: NetworkParams) -> tuple[NormalizedUNet, dict[str, str]]:
+    """Return the network of `path` in `eval` mode on the CPU, and the metadata saved with it.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds another network than `params` describe.
+    """
+    tensors, metadata = read_weights(path)
+    model = build_model(params, pretrained=False)
+    state = model.state_dict()
+    odd = sorted(name for name in state.keys() | tensors.keys() if _shape(state, name) != _shape(tensors, name))
+    if odd:
         raise InputError(
-            f"unet.encoder: {params.encoder} with {len(params.decoder_channels)} decoder_channels cannot be built "
-            f"({reason}); `timm.list_models()` lists the names to put after `tu-`"
-        ) from error
+            f"{path}: not the network that `unet` in params.yaml describes: {len(odd)} tensors differ, such as "
+            f"{odd[0]} ({_shape(tensors, odd[0])} there, {_shape(state, odd[0])} here); train the fold again, or "
+            "restore the params.yaml it was trained with"
+        )
+    model.load_state_dict(tensors)
+    return model.eval(), metadata
 
 
-def _no_weights() -> dict[str, str]:
-    return {"source": "none", "file": "", "sha256": ""}
+def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(tensors[name].shape) if name in tensors else "none"

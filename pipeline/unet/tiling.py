@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.unet.blocks import SizeRule
+from pipeline.unet.blocks import LengthRule
 
 Indices = NDArray[np.int64]
 Weights = NDArray[np.float64]
@@ -67,7 +67,7 @@ class Matrices:
         return torch.from_numpy(np.stack([made[tile] for tile in which]))
 
 
-def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes: SizeRule) -> AxisTiles:
+def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, lengths: LengthRule) -> AxisTiles:
     """Cut an axis of `length_px` pixels, zoomed by `zoom`, into as few tiles as `tile_px` allows, evenly spread.
 
     Args:
@@ -75,12 +75,12 @@ def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes:
         zoom: the network sees the image this many times larger.
         tile_px: the longest prediction of one tile, after the zoom; rounded up to what the network takes.
         overlap_px: by how much neighbours overlap, after the zoom.
-        sizes: the lengths that the network takes.
+        lengths: what the network takes.
     """
     zoomed_px = max(1, round(length_px * zoom))
-    starts, tile_px = _spread_tiles(zoomed_px, tile_px, overlap_px, sizes)
+    starts, tile_px = _spread_tiles(zoomed_px, tile_px, overlap_px, lengths)
     window = _blend(starts, tile_px, zoomed_px, overlap_px)
-    fed = starts[:, None] + np.arange(-sizes.margin_px, tile_px + sizes.margin_px)
+    fed = starts[:, None] + np.arange(-lengths.margin_px, tile_px + lengths.margin_px)
     if zoom == 1:
         outside = max(0, -int(starts[0]))
         kept = slice(outside, outside + min(tile_px, length_px))
@@ -92,11 +92,11 @@ def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, sizes:
     return AxisTiles(sources, read, slice(None), firsts, fed.shape[1], matrices.rows, matrices)
 
 
-def _spread_tiles(length_px: int, tile_px: int, overlap_px: int, sizes: SizeRule) -> tuple[Indices, int]:
+def _spread_tiles(length_px: int, tile_px: int, overlap_px: int, lengths: LengthRule) -> tuple[Indices, int]:
     """Return where tiles start and how long their predictions are. One tile alone is centred on the image."""
     count = max(1, math.ceil((length_px - overlap_px) / (tile_px - overlap_px)))
     needed = math.ceil((length_px + (count - 1) * overlap_px) / count)
-    predicted = sizes.input_for(needed) - 2 * sizes.margin_px
+    predicted = lengths.input_for(needed) - 2 * lengths.margin_px
     if predicted >= length_px:
         return np.array([(length_px - predicted) // 2]), predicted
     return np.arange(count) * (length_px - predicted) // (count - 1), predicted

@@ -5,18 +5,31 @@ In: an image batch (B, C, H, W). Out: logits per pixel, for the whole image with
 """
 
 import math
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.params import VanillaParams
-from pipeline.unet.blocks import ConvBlock, SizeRule, build_upsampling, concatenate_skip
+from pipeline.params import Natural, Section
+from pipeline.unet.blocks import ConvBlock, LengthRule, Padding, Upsampling, build_upsampling, concatenate_skip
+from pipeline.unet.network import Network
 
 # Pixels that one `ConvBlock` with valid padding takes from a length: two 3x3 convolutions, two pixels each.
 _BLOCK_LOSS_PX = 4
 
 
-class VanillaUNet(nn.Module):
+class VanillaParams(Section):
+    """What the section `unet` says beside `name: vanilla`."""
+
+    depth: Annotated[int, Field(ge=2, le=7)]  # resolutions; the paper's is 5
+    width: Natural  # channels at full resolution; the paper's is 64
+    padding: Padding
+    upsampling: Upsampling
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # at the end of the contracting path
+
+
+class VanillaUNet(Network):
     """A contracting path that halves the image, an expanding path that doubles it, skips between equal resolutions.
 
     Depth 5 and width 64 are the paper's: 64, 128, 256, 512 and 1024 channels, 31 million parameters. The departures
@@ -28,9 +41,18 @@ class VanillaUNet(nn.Module):
         params: depth, width, padding, upsampling and dropout.
     """
 
+    stages = (
+        (r"contracting\.(\d+)\.", "encoder {}"),
+        (r"dropout", "dropout"),
+        (r"upsampling\.(\d+)\b", "upsampling {}"),
+        (r"expanding\.(\d+)\.", "decoder {}"),
+        (r"head\b", "head"),
+    )
+
     def __init__(self, in_channels: int, out_channels: int, params: VanillaParams) -> None:
         super().__init__()
-        self.sizes = size_rule(params)
+        self.lengths = length_rule(params)
+        self.title = f"vanilla U-Net, width {params.width}, {params.padding} padding"
         widths = [params.width * 2**level for level in range(params.depth)]  # each halving doubles the channels
         inputs = [in_channels, *widths[:-1]]
         self.contracting = nn.ModuleList(
@@ -50,20 +72,22 @@ class VanillaUNet(nn.Module):
             InputError: H or W does not fit; the message names the nearest length that does.
         """
         for length in x.shape[-2:]:
-            self.sizes.output_of(length)
-        *levels, bottom = self.contracting
-        skips = []
-        for block in levels:
-            x = block(x)
-            skips.append(x)
-            x = F.max_pool2d(x, kernel_size=2)
-        x = self.dropout(bottom(x))
+            self.lengths.output_of(length)
+        *skips, x = self.encode(x)
+        x = self.dropout(x)
         for upsample, block, skip in zip(self.upsampling, self.expanding, reversed(skips), strict=True):
             x = block(concatenate_skip(skip, upsample(x)))
         return self.head(x)
 
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the map (B, C, h, w) of each resolution of `x` (B, in_channels, H, W), the finest first."""
+        maps: list[Tensor] = []
+        for block in self.contracting:
+            maps.append(block(F.max_pool2d(maps[-1], kernel_size=2) if maps else x))
+        return maps
 
-def size_rule(params: VanillaParams) -> SizeRule:
+
+def length_rule(params: VanillaParams) -> LengthRule:
     """Return the lengths that a `VanillaUNet` takes.
 
     Every pooling must find an even length. With `same` padding that means a multiple of 2^(depth-1). With `valid`
@@ -72,21 +96,12 @@ def size_rule(params: VanillaParams) -> SizeRule:
     """
     multiple = 2 ** (params.depth - 1)
     if params.padding == "same":
-        return SizeRule(multiple)
+        return LengthRule(multiple)
     offset, loss = 0, _BLOCK_LOSS_PX
     for _ in range(params.depth - 1):
         offset = 2 * offset + _BLOCK_LOSS_PX
         loss = 2 * loss + 2 * _BLOCK_LOSS_PX  # the block on the way down and the block on the way up
-    return SizeRule(multiple, offset % multiple, loss // 2)
-
-
-def output_size(input_px: int, params: VanillaParams) -> int:
-    """Return the length of the output for an input of `input_px` pixels, along one axis.
-
-    Raises:
-        InputError: the length does not fit; the message names the nearest that does.
-    """
-    return size_rule(params).output_of(input_px)
+    return LengthRule(multiple, offset % multiple, loss // 2)
 
 
 def initialize_he(module: nn.Module) -> None:

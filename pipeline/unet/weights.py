@@ -1,6 +1,7 @@
-"""Weights to predict with, as safetensors: a trained network goes in, the same network in `eval` mode comes out.
+"""The file format of weights to predict with, safetensors: tensors and text go in, the same come out.
 
-A checkpoint to resume from is another thing, and has a module of its own.
+Which network they are of is not known here: see `model.load_model`. A checkpoint to resume from is another thing, and
+has a module of its own.
 """
 
 import json
@@ -10,10 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
-from pipeline.params import SmpParams, VanillaParams
-from pipeline.unet.model import NormalizedUNet, build_model
 
 # safetensors writes its metadata in an order that changes from call to call. As one entry, a sorted JSON, equal
 # weights are equal files, which DVC's cache and the promise of bit-identical runs rest on.
@@ -30,24 +29,20 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
         partial.write_bytes(save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
-def load_weights(path: Path, params: SmpParams | VanillaParams) -> tuple[NormalizedUNet, dict[str, str]]:
-    """Return the network of `path` in `eval` mode on the CPU, and the metadata saved with it.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of `path` by their names in the state dict, on the CPU, and the metadata saved with them.
 
     Raises:
-        InputError: the file is missing or damaged, or holds another network than `params` describe.
+        InputError: the file is missing or damaged.
     """
-    tensors, metadata = _read(path)
-    model = build_model(params, pretrained=False)
-    state = model.state_dict()
-    odd = sorted(name for name in state.keys() | tensors.keys() if _shape(state, name) != _shape(tensors, name))
-    if odd:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            return tensors, json.loads((file.metadata() or {})[_METADATA_KEY])
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path}: not the network that `unet` in params.yaml describes: {len(odd)} tensors differ, such as "
-            f"{odd[0]} ({_shape(tensors, odd[0])} there, {_shape(state, odd[0])} here); train the fold again, or "
-            "restore the params.yaml it was trained with"
-        )
-    model.load_state_dict(tensors)
-    return model.eval(), metadata
+            f"{path}: not readable weights of this pipeline ({shorten(error)}); train the fold again"
+        ) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -56,17 +51,4 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            return tensors, json.loads((file.metadata() or {})[_METADATA_KEY])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable weights of this pipeline ({error}); train the fold again") from error
-
-
-def _shape(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | str:
-    return tuple(tensors[name].shape) if name in tensors else "none"
+    return read_weights(path)[1]

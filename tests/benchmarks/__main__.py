@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.provenance import digest_code
 from tests.benchmarks.harness import ROOT, Setting, describe_machine
 
 # In the order of the table. Each module has `run(setting) -> Report`.
@@ -21,16 +22,13 @@ BENCHMARKS = (
     "profile", "operators", "scaling",
 )  # fmt: skip
 NEED_WEIGHTS = {"peers", "profile", "scaling"}
-# Not part of `make bench`: it takes an hour.
-TIME_TO_SCORE = "time_to_score"
-COMMANDS = {TIME_TO_SCORE: "python -m tests.benchmarks.time_to_score train; ... time; ... draw"}
 RESULTS = Path(__file__).with_name("results.json")
 SCRATCH = ROOT / ".resume" / "bench"
 
 
 def prepare_data(archives: Path) -> Path:
-    """Return the folder of what `prepare` makes of the archives, made once."""
-    prepared = SCRATCH / f"prepared-{archives.name}"
+    """Return the folder of what `prepare` makes of the archives, made once by the same code."""
+    prepared = SCRATCH / f"prepared-{archives.name}-{digest_code('pipeline.stages.prepare')[:8]}"
     if not (prepared / "test" / "images.npz").is_file():
         params = ROOT / "params.yaml"
         command = ["-m", "pipeline.stages.prepare", "--archives", archives, "--train-out", prepared / "train"]
@@ -58,7 +56,7 @@ No GPU was at hand: nothing here was timed on one. What was checked, and what is
 
 def render(results: dict[str, Any]) -> str:
     """Return results.md."""
-    known = [(name, results[name]) for name in (*BENCHMARKS, TIME_TO_SCORE) if name in results]
+    known = [(name, results[name]) for name in BENCHMARKS if name in results]
     lines = [
         "# Benchmarks",
         "",
@@ -77,7 +75,7 @@ def render(results: dict[str, Any]) -> str:
     lines += ["", *(f"- **{number}**: {note}" for number, note in notes)]
     for name, report in known:
         for table in report["tables"]:
-            lines += ["", f"## {table['title']}", "", f"`{COMMANDS.get(name, f'make bench only={name}')}`", ""]
+            lines += ["", f"## {table['title']}", "", f"`make bench only={name}`", ""]
             lines += ["| " + " | ".join(table["header"]) + " |", "|" + "---|" * len(table["header"])]
             lines += ["| " + " | ".join(row) + " |" for row in table["rows"]]
             lines += ["", table["note"]] if table["note"] else []

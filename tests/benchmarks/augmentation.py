@@ -11,45 +11,45 @@ import numpy as np
 import torch
 from kornia.constants import DataKey
 
-from pipeline.images.augment import augment_batch
+from pipeline.compose import compose_params
+from pipeline.images.augment import build_augment
 from pipeline.images.cpu_augment import CpuAugment
-from pipeline.images.dataset import TileDataset, make_loader
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.images.dataset import TileDataset, TrainingImages, make_loader
 from pipeline.params import Params
-from pipeline.unet.runtime import configure_torch
-from tests.benchmarks.harness import Report, Row, Setting, compare_row, compose_params, format_seconds, time_pair
+from pipeline.unet.runtime import start_runtime
+from tests.benchmarks.harness import Report, Row, Setting, compare_row, format_seconds, time_pair
 
 BATCH, TILE_PX = 16, 256
 
 
 def make_params(backend: str) -> Params:
     """Return parameters whose effects all three sides have, and always apply."""
-    off = ["log2_gamma", "inversion", "channel_shuffle", "to_gray", "blur"]
-    strengths = [f"augment.{name}=0.0" for name in off] + ["augment.elastic.probability=1.0"]
+    off = ["gamma", "inversion", "channel_shuffle", "to_gray", "blur"]
+    effects = [f"augment.effects.{name}=null" for name in off] + ["augment.effects.elastic.probability=1.0"]
     sizes = [f"train.batch={BATCH}", *(f"train.{side}={TILE_PX}" for side in ("tile_px", "crop_px", "start_crop_px"))]
-    return compose_params(["train=cpu", f"augment.backend={backend}", *strengths, *sizes])
+    return compose_params(["train=cpu", f"augment.backend={backend}", *effects, *sizes])
 
 
 def kornia_policy(params: Params) -> Any:
     """Return kornia's sequence of the same effects; its elastic field is weaker, which takes as long."""
-    augment = params.augment
-    zoom, contrast = 2**augment.log2_scale, 2**augment.log2_contrast
-    spread = (2 * augment.elastic.std_px / TILE_PX,) * 2
-    sigma = (augment.elastic.spacing_px / 2,) * 2
+    effects = {name: options for name, options in params.augment.effects.items() if options is not None}
+    zoom, contrast = 2 ** effects["zoom"]["octaves"], 2 ** effects["contrast"]["octaves"]
+    spread = (2 * effects["elastic"]["std_px"] / TILE_PX,) * 2
+    sigma = (effects["elastic"]["spacing_px"] / 2,) * 2
+    brightness = effects["brightness"]["shift"]
     return K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
         K.RandomVerticalFlip(p=0.5),
         K.RandomAffine(
-            degrees=augment.rotation_deg,
+            degrees=effects["rotation"]["deg"],
             scale=(1 / zoom, zoom),
-            shear=augment.shear_deg,
+            shear=effects["shear"]["deg"],
             padding_mode="reflection",
             p=1.0,
         ),
         K.RandomElasticTransform(sigma=sigma, alpha=spread, padding_mode="reflection", p=1.0),
-        K.ColorJitter(brightness=augment.brightness, contrast=(1 / contrast, contrast), saturation=0.1, p=1.0),
-        K.RandomGaussianNoise(std=augment.noise_std, p=1.0),
+        K.ColorJitter(brightness=brightness, contrast=(1 / contrast, contrast), saturation=0.1, p=1.0),
+        K.RandomGaussianNoise(std=effects["noise"]["std"], p=1.0),
         data_keys=["input", "mask"],
         extra_args={DataKey.MASK: {"resample": "NEAREST", "align_corners": False}},
     )
@@ -57,18 +57,16 @@ def kornia_policy(params: Params) -> Any:
 
 def run(setting: Setting) -> Report:
     params = make_params("device")
-    configure_torch(params.train.threads)
-    prepared, train = setting.prepared / "train", params.train
-    dataset = TileDataset(
-        Pack(prepared / "images.npz"), read_table(prepared), train, params.contrast, params.augment, 0, 0, BATCH
-    )
+    start_runtime(params.runtime)
+    learnt = TrainingImages(setting.split, params.contrast, params.size, params.train.balance_types)
+    dataset = TileDataset(learnt, TILE_PX, CpuAugment(params.augment, TILE_PX), 0, 0, BATCH)
     tiles, ids = next(iter(make_loader(dataset, BATCH, 0, False)))
     images, generator = tiles.permute(0, 3, 1, 2).contiguous(), torch.Generator().manual_seed(0)
-    policy = kornia_policy(params)
+    policy, augment = kornia_policy(params), build_augment(params.augment)
     effects = CpuAugment(make_params("albumentations").augment, TILE_PX)
 
     def ours() -> Any:
-        return augment_batch(images, ids, TILE_PX, params.augment, generator)
+        return augment(images, ids, TILE_PX, generator)
 
     def by_kornia() -> Any:
         return policy(images.float() / 255, ids[:, None].float())

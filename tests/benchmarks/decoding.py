@@ -16,11 +16,12 @@ from skimage.feature import peak_local_max
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
+from pipeline.compose import compose_params
 from pipeline.nuclei.decoding import decode_instances, drop_small, find_cores, grow_nuclei, scale_probabilities
 from pipeline.nuclei.metric import count_matches, score
 from pipeline.nuclei.targets import encode_targets
-from pipeline.nuclei.tuning import candidates, count_image
-from tests.benchmarks.harness import Report, Setting, compare_row, compose_params, time_pair
+from pipeline.nuclei.tuning import count_image, decoding_grid
+from tests.benchmarks.harness import Report, Setting, compare_row, time_pair
 from tests.benchmarks.rle import sample_label_maps
 
 IMAGES = 60
@@ -28,7 +29,7 @@ IMAGES = 60
 
 def make_probabilities(label_map: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8, as a network that is right on the whole and unsure at borders would predict."""
-    params = compose_params([]).targets
+    params = compose_params().targets
     targets = encode_targets(torch.from_numpy(label_map.astype(np.int32))[None], params)[0].permute(1, 2, 0).numpy()
     noise = cv2.GaussianBlur(rng.normal(0, 2.0, targets.shape).astype(np.float32), (0, 0), 4)
     return ((cv2.GaussianBlur(targets, (0, 0), 1.5) + noise).clip(0, 1) * 255).round().astype(np.uint8)
@@ -50,7 +51,7 @@ def run(setting: Setting) -> Report:
     truths = list(sample_label_maps(setting, IMAGES).values())
     rng = np.random.default_rng(0)
     maps = [make_probabilities(truth, rng) for truth in truths]
-    choices = candidates(compose_params([]).decode)
+    choices = decoding_grid(compose_params().decode)
 
     def mean_score(decode: Any, *settings: Any) -> float:
         return float(np.mean([score(t, decode(m, *settings)) for t, m in zip(truths, maps, strict=True)]))
@@ -80,8 +81,8 @@ def run(setting: Setting) -> Report:
 
 
 def search_row(setting: Setting, truths: list[Any], maps: list[Any]) -> Any:
-    """Row 6b: the counts of all candidates, with what they share done once, against decoding anew for each."""
-    choices, pairs = candidates(compose_params(["train=cpu"]).decode), list(zip(maps, truths, strict=True))[:12]
+    """Row 6b: the counts of all decodings, with what they share done once, against decoding anew for each."""
+    choices, pairs = decoding_grid(compose_params(["train=cpu"]).decode), list(zip(maps, truths, strict=True))[:12]
 
     def anew(one: NDArray[np.uint8], choice: Any) -> NDArray[np.int32]:
         scaled = scale_probabilities(one)
@@ -99,5 +100,5 @@ def search_row(setting: Setting, truths: list[Any], maps: list[Any]) -> Any:
             if first.n_prediction != second.n_prediction or (first.true_positives != second.true_positives).any():
                 raise AssertionError("the search counts otherwise than decoding anew")
     timing = time_pair(ours, theirs, setting.runs, 0)
-    what = f"search of {len(choices)} decoding candidates, {len(pairs)} images"
-    return compare_row("6b", what, "decoding anew for each candidate", "printed", timing, "identical counts")
+    what = f"search of {len(choices)} decodings, {len(pairs)} images"
+    return compare_row("6b", what, "decoding anew for each", "printed", timing, "identical counts")

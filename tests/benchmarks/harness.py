@@ -9,17 +9,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from dvc.utils.hydra import compose_and_dump
-
-from pipeline.params import Params, load_params
+from pipeline.images.splits import NamedImage, PreparedSplit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +31,11 @@ class Setting:
     prepared: Path  # what `prepare` makes of it, with `train` and `test` below; see `__main__`
     runs: int = 5  # of each side
     scratch: Path = Path(".resume/bench")  # for files that a benchmark writes
+
+    @property
+    def split(self) -> PreparedSplit:
+        """The prepared training images."""
+        return PreparedSplit.open(self.prepared / "train")
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,15 @@ def format_seconds(seconds: float) -> str:
     raise AssertionError
 
 
-def compose_params(overrides: list[str]) -> Params:
-    """Return the parameters that `dvc exp run -S` composes from pipeline/conf."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        compose_and_dump(path, str(ROOT / "pipeline" / "conf"), None, "config", [], overrides)
-        return load_params(path)
+def draw_images(split: PreparedSplit, count: int) -> list[NamedImage]:
+    """Return a seeded draw of `count` images of a split, mapped from the disk."""
+    names = split.table["image_id"].sample(frac=1.0, random_state=0).tolist()[:count]
+    return [(name, split.image(name)) for name in names]
+
+
+def count_megapixels(images: Iterable[NamedImage]) -> float:
+    """Return how many millions of pixels the images have together."""
+    return sum(image.shape[0] * image.shape[1] for _, image in images) / 1e6
 
 
 def describe_machine() -> str:

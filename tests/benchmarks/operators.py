@@ -8,9 +8,10 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from pipeline.unet.losses import combined_loss
-from pipeline.unet.runtime import configure_torch
-from tests.benchmarks.harness import Report, Setting, Table, compose_params, time_pair
+from pipeline.compose import compose_params
+from pipeline.unet.losses import Loss, build_loss
+from pipeline.unet.runtime import start_runtime
+from tests.benchmarks.harness import Report, Setting, Table, time_pair
 
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 BATCH, SIDE = 16, 192
@@ -18,14 +19,15 @@ BATCH, SIDE = 16, 192
 
 def run(setting: Setting) -> Report:
     params = compose_params(["train=cpu"])
-    configure_torch(params.train.threads)
+    start_runtime(params.runtime)
+    loss = build_loss(params.loss)
     torch.manual_seed(0)
     images = torch.rand(BATCH, 3, SIDE, SIDE)
     ids = torch.randint(0, 300, (BATCH, SIDE, SIDE), dtype=torch.int32)
     gamma = torch.rand(BATCH, 1, 1, 1)
     pairs: dict[str, tuple[str, Pair]] = {
         "gamma by log2 and exp2, against pow": (
-            "images/augment.py",
+            "images/effects.py",
             (lambda: images.log2().mul_(gamma).exp2_(), lambda: images.pow(gamma)),
         ),
         "foreground by cutting ids at 1, against comparing": (
@@ -34,7 +36,7 @@ def run(setting: Setting) -> Report:
         ),
         "loss in one memory layout, against two": (
             "unet/losses.py",
-            (lambda: loss_of(True, params), lambda: loss_of(False, params)),
+            (lambda: loss_of(loss, True), lambda: loss_of(loss, False)),
         ),
         "bf16 bilinear upsampling in channels_last, against NCHW": (
             "unet/runtime.py",
@@ -55,12 +57,12 @@ def run(setting: Setting) -> Report:
     return Report(tables=[Table("Choices of operators", ["what", "where", "the other over ours"], rows, note)])
 
 
-def loss_of(one_layout: bool, params: Any) -> None:
+def loss_of(loss: Loss, one_layout: bool) -> None:
     """Take the loss and its gradient of channels_last logits, with targets in the same layout or in the other."""
     logits = torch.randn(BATCH, 3, SIDE, SIDE, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     logits, targets = logits.requires_grad_(), torch.rand(BATCH, 3, SIDE, SIDE)
     with contextlib.nullcontext() if one_layout else mock.patch.object(torch.Tensor, "contiguous", lambda x: x):
-        combined_loss(logits, targets, params.loss)[0].backward()
+        loss(logits, targets, None)[0].backward()
 
 
 def upsample(layout: torch.memory_format) -> torch.Tensor:

@@ -13,15 +13,15 @@ from stardist.geometry import polygons_to_label, star_dist
 from stardist.nms import non_maximum_suppression
 from stardist.utils import edt_prob
 
-from pipeline.experiments.inference import load_models, predict_at
-from pipeline.experiments.instances import read_decodings
 from pipeline.files import read_json
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.folds.finder import read_decodings
+from pipeline.folds.networks import load_models
+from pipeline.folds.prediction import predict_at
 from pipeline.nuclei.decoding import decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.params import load_params
-from tests.benchmarks.harness import ROOT, Report, Row, Setting, Table, time_pair
+from pipeline.unet.runtime import start_runtime
+from tests.benchmarks.harness import ROOT, Report, Row, Setting, Table, count_megapixels, draw_images, time_pair
 
 IMAGES = 24
 GRID = 2  # StarDist's pretrained networks predict every second pixel
@@ -51,29 +51,24 @@ def decode_stars(prob: NDArray[Any], dist: NDArray[Any], shape: tuple[int, ...])
 
 def run(setting: Setting) -> Report:
     params = load_params(ROOT / "params.yaml")
-    models = load_models(ROOT / "folds" / "weights", params.folds.ids[:1], params)
+    models = load_models(ROOT / "folds" / "weights", params.folds.ids[:1], params.unet)
     decoding = read_decodings(ROOT / "folds" / "decoding.json")["all"]
-    params = params.model_copy(
-        update={
-            "predict": params.predict.model_copy(update={"views": "identity", "scales": (1.0,)}),
-            "train": params.train.model_copy(update={"device": "cpu", "threads": 1}),
-        }
-    )
-    prepared = setting.prepared / "train"
-    pack = Pack(prepared / "images.npz")
-    names = read_table(prepared)["image_id"].sample(frac=1.0, random_state=0).tolist()[:IMAGES]
-    images = [(name, np.asarray(pack[f"{name}.image"])) for name in names]
-    truths = [np.asarray(pack[f"{name}.label_map"]).astype(np.int32) for name in names]
+    one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
+    runtime = start_runtime(params.runtime.model_copy(update={"device": "cpu", "threads": 1}))
+    split = setting.split
+    images = draw_images(split, IMAGES)
+    truths = [split.label_map(name).astype(np.int32) for name, _ in images]
     stars = [star_distances(truth) for truth in truths]
 
     def ours() -> list[LabelMap]:
-        return [decode_instances(p[0], decoding) for _, p, _ in predict_at(models, images, params, None)]
+        predictions = predict_at(models, images, None, params.contrast, one_view, runtime)
+        return [decode_instances(probabilities[0], decoding) for _, probabilities, _ in predictions]
 
     def theirs() -> list[LabelMap]:
         return [decode_stars(*star, truth.shape) for star, truth in zip(stars, truths, strict=True)]
 
     timing = time_pair(ours, theirs, setting.runs)
-    megapixels, nuclei = sum(truth.size for truth in truths) / 1e6, sum(int(found.max()) for found in ours())
+    megapixels, nuclei = count_megapixels(images), sum(int(found.max()) for found in ours())
     our_s, their_s = float(np.median(timing.ours)), float(np.median(timing.theirs))
     best = float(np.mean([score(truth, stars) for truth, stars in zip(truths, theirs(), strict=True)]))
     cv = read_json(ROOT / "folds" / "cv.json")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.images.prepare import prepare_archive
-from pipeline.images.store import Pack
-from tests.benchmarks.harness import Report, Setting, compare_row, compose_params, time_pair
+from pipeline.compose import compose_params
+from pipeline.images.prepare import prepare_split
+from pipeline.images.splits import PreparedSplit
+from tests.benchmarks.harness import Report, Setting, compare_row, time_pair
 
 RUNS = 3  # a run of the peer takes most of a minute
 
@@ -37,28 +38,28 @@ def usual_prepare(archive: Path, out: Path) -> None:
             np.save(out / f"{image_id}.label_map.npy", label_map)
 
 
-def count_differing(pack: Pack, folder: Path) -> tuple[int, int]:
+def count_differing(split: PreparedSplit, folder: Path) -> tuple[int, int]:
     """Return how many images have another foreground, and how many there are."""
-    names = [name for name in pack if name.endswith(".label_map")]
-    differing = [((pack[name] > 0) != (np.load(folder / f"{name}.npy") > 0)).any() for name in names]
-    return sum(map(bool, differing)), len(names)
+    pairs = ((label_map, np.load(folder / f"{name}.label_map.npy")) for name, label_map in split.label_maps())
+    return sum(bool(((ours > 0) != (theirs > 0)).any()) for ours, theirs in pairs), len(split)
 
 
 def run(setting: Setting) -> Report:
-    params = compose_params(["data=full"]).data
-    archive, ours, theirs = setting.archives / params.train, setting.scratch / "ours", setting.scratch / "theirs"
+    params = compose_params(["data=full"])
+    (source,) = params.data.sources.values()
+    archive, ours, theirs = setting.archives / source.archive, setting.scratch / "ours", setting.scratch / "theirs"
     ours.mkdir(exist_ok=True)
 
     def prepare() -> Any:
-        return prepare_archive(archive, ours, True, params)
+        return prepare_split(params.data.sources, setting.archives, ours, True, params.data, params.housekeeping)
 
     timing = time_pair(prepare, lambda: usual_prepare(archive, theirs), RUNS, 0)
-    differing, count = count_differing(Pack(ours / "images.npz"), theirs)
+    differing, count = count_differing(PreparedSplit.open(ours), theirs)
     for folder in (ours, theirs):
         shutil.rmtree(folder)
     note = (
         f"{differing} of {count} images have another foreground: holes that were filled, specks that were dropped; "
         f"ours also writes the tables of images and problems"
     )
-    what = f"{params.train} to arrays, {count} images, {params.workers} processes"
+    what = f"{source.archive} to arrays, {count} images, {params.housekeeping.workers} processes"
     return Report([compare_row("8", what, "PIL, one mask at a time, one process", ">= 3x", timing, note)])

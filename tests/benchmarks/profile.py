@@ -13,19 +13,30 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.experiments.inference import load_models
-from pipeline.experiments.instances import read_decodings
-from pipeline.images.contrast import apply_contrast, find_contrast
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.compose import compose_params
+from pipeline.folds import training as folds_training
+from pipeline.folds.finder import read_decodings
+from pipeline.folds.networks import load_models
+from pipeline.images import augment
+from pipeline.images.contrast import stretch_images
 from pipeline.nuclei.decoding import decode_instances
 from pipeline.params import Params, load_params
-from pipeline.stages import train as train_stage
 from pipeline.unet import runtime, training
-from pipeline.unet.predict import Ensemble, predict_images
-from pipeline.unet.runtime import configure_torch, select_device
-from tests.benchmarks.harness import ROOT, Report, Setting, Table, Timing, compose_params, seconds_of, time_pair
-from tests.benchmarks.training import ONE_SIZE, STEPS, our_batches
+from pipeline.unet.ensemble import Ensemble
+from pipeline.unet.predict import predict_images
+from pipeline.unet.runtime import start_runtime
+from tests.benchmarks.harness import (
+    ROOT,
+    Report,
+    Setting,
+    Table,
+    Timing,
+    count_megapixels,
+    draw_images,
+    seconds_of,
+    time_pair,
+)
+from tests.benchmarks.training import ONE_SIZE, STEPS, prepare_once, start_training
 
 # The operators that the profiler names, in the parts of the table; the first match counts.
 _OPERATORS = {
@@ -74,14 +85,13 @@ class Stopwatch:
 def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float, dict[str, float]]:
     """Return the s of a step, and of its parts."""
     watch = Stopwatch()
-    trainer = train_stage.make_trainer(0, params)
-    trainer.model.train()
-    batches = iter(our_batches(setting, params, trainer))
+    # Bound when the preparation is made, so it is wrapped before.
+    with watch.watch(augmentation=(augment, "augment_batch")):
+        trainer, prepare, batches = start_training(setting, params)
     parts = {
-        "augmentation": (train_stage, "augment_batch"),
-        "targets": (train_stage, "encode_targets"),
+        "targets": (folds_training, "encode_targets"),
         "forward pass": (trainer.model, "forward"),
-        "loss": (training, "combined_loss"),
+        "loss": (trainer, "_loss"),
         "backward pass": (torch.Tensor, "backward"),
         "gradient norm": (training, "clip_grad_norm_"),
         "optimiser": (trainer.optimizer, "step"),
@@ -89,7 +99,6 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
     }
     loader = watch.wrapped("loader", lambda: next(batches))
     with watch.watch(**parts):
-        prepare = train_stage.make_preparation(params)
         for _ in range(3):
             trainer.take_step(loader(), prepare)
         watch.seconds.clear()
@@ -99,15 +108,14 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
 
 def network_parts(setting: Setting, params: Params, steps: int) -> dict[str, float]:
     """Return the s per step of the operators of a step, summed into _OPERATORS."""
-    trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
-    trainer.model.train()
-    batch = next(iter(our_batches(setting, params, trainer)))
-    made = prepare(batch[0].permute(0, 3, 1, 2), batch[1], trainer.generator)
+    trainer, prepare, batches = start_training(setting, params)
+    batch = next(batches)
+    made = prepare_once(batch, prepare, trainer)
     for _ in range(2):
-        trainer.take_step(batch, lambda *_: made)
+        trainer.take_step(batch, made)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(steps):
-            trainer.take_step(batch, lambda *_: made)
+            trainer.take_step(batch, made)
     sums: dict[str, float] = defaultdict(float)
     for event in profiled.key_averages():
         name = next((part for part, keys in _OPERATORS.items() if any(key in event.key for key in keys)), "the rest")
@@ -125,26 +133,17 @@ def shares_table(title: str, total: float, parts: dict[str, float], unit: str, n
 
 def prediction_table(setting: Setting, params: Params) -> Table:
     """The parts of prediction and decoding, per megapixel, of real sizes in the order of the data set."""
-    configure_torch(params.train.threads)
-    prepared = setting.prepared / "train"
-    pack = Pack(prepared / "images.npz")
-    ids = read_table(prepared)["image_id"].sample(frac=1.0, random_state=0).tolist()[:40]
-    megapixels = sum(pack[f"{name}.image"].shape[0] * pack[f"{name}.image"].shape[1] for name in ids) / 1e6
+    images, where = draw_images(setting.split, 40), start_runtime(params.runtime)
+    megapixels = count_megapixels(images)
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
     trained = load_params(ROOT / "params.yaml")
-    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained)
+    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained.unet)
     decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
-    def stretched() -> Iterator[tuple[str, Any]]:
-        for name in ids:
-            image = pack[f"{name}.image"]
-            yield name, apply_contrast(image, find_contrast(image, params.contrast))
-
     def run() -> None:
-        images = stretched()
-        read = watch.wrapped("contrast", lambda: next(images, None))
-        device = select_device(params.train.device)
-        predicted = predict_images(models, iter(read, None), one_view, device, "bf16", True)
+        stretched = iter(stretch_images(images, params.contrast))
+        read = watch.wrapped("contrast", lambda: next(stretched, None))
+        predicted = predict_images(models, iter(read, None), one_view, where)
         decode = watch.wrapped("decoding", decode_instances)
         for _, probabilities, _ in predicted:
             decode(probabilities[0], decoding)
@@ -154,30 +153,26 @@ def prediction_table(setting: Setting, params: Params) -> Table:
         watch.seconds.clear()
         total = seconds_of(run)
     parts = {name: seconds / megapixels for name, seconds in watch.seconds.items()}
-    note = f"One network and view, {len(ids)} images, {megapixels:.1f} Mpx; the rest is tiles in and out."
+    note = f"One network and view, {len(images)} images, {megapixels:.1f} Mpx; the rest is tiles in and out."
     return shares_table("A predicted megapixel", total / megapixels, parts, "per Mpx", note)
 
 
 def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
     """Return a function that takes `STEPS` training steps, of the network as `change` leaves it."""
-    trainer, prepare = train_stage.make_trainer(0, params), train_stage.make_preparation(params)
-    trainer.model.train()
+    trainer, prepare, batches = start_training(setting, params)
     if change:
         change(trainer.model)
-    batches = iter(our_batches(setting, params, trainer))
     return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]
 
 
 def runtime_table(setting: Setting) -> Table:
     """What a step takes without each of the runtime's settings, over what it takes with all of them."""
     rows = []
-    usual = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
+    usual = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
 
-    def update(**train: Any) -> Params:
-        return usual.model_copy(update={"train": usual.train.model_copy(update=train)})
-
+    plain = usual.runtime.model_copy(update={"precision": "fp32", "channels_last": False})
     sides = {
-        "bf16 and channels_last": make_stepper(setting, update(precision="fp32", channels_last=False)),
+        "bf16 and channels_last": make_stepper(setting, usual.model_copy(update={"runtime": plain})),
         "slow depthwise convolutions in float32": make_stepper(setting, usual, plain_depthwise),
     }
     ours = make_stepper(setting, usual)
@@ -201,8 +196,7 @@ def step_seconds(setting: Setting, keep_freed: bool) -> float:
     """Return the seconds of a step of train=cpu in a process that has run nothing else."""
     if not keep_freed:
         runtime._KEEP_FREED.clear()
-    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
-    configure_torch(params.train.threads)
+    params = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
     steps = make_stepper(setting, params)
     steps()
     return seconds_of(steps) / STEPS
@@ -219,8 +213,7 @@ def allocator_timing(setting: Setting, runs: int = 5) -> Timing:
 
 
 def run(setting: Setting) -> Report:
-    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
-    configure_torch(params.train.threads)
+    params = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
     step, parts = training_parts(setting, params, 12)
     operators = network_parts(setting, params, 6)
     train = params.train

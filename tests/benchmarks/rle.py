@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
 from pipeline.nuclei.submission import write_submission
 from tests.benchmarks.harness import Report, Setting, compare_row, seconds_of, time_pair
 
@@ -40,10 +38,9 @@ def usual_submission(path: Path, label_maps: dict[str, NDArray[np.integer]]) -> 
 
 def sample_label_maps(setting: Setting, count: int) -> dict[str, NDArray[np.integer]]:
     """Return true label maps of a seeded draw of images, their ids 1..N."""
-    prepared = setting.prepared / "train"
-    pack, table = Pack(prepared / "images.npz"), read_table(prepared)
-    chosen = table["image_id"].sample(min(count, len(table)), random_state=0).sort_values()
-    return {name: np.array(pack[f"{name}.label_map"]) for name in chosen}
+    split = setting.split
+    chosen = split.table["image_id"].sample(min(count, len(split)), random_state=0)
+    return {name: np.array(label_map) for name, label_map in split.select(chosen).label_maps()}
 
 
 def run(setting: Setting) -> Report:

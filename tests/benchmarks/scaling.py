@@ -17,11 +17,13 @@ import cv2
 import numpy as np
 import yaml
 
+from pipeline.folds.predictions import write_predictions
+from pipeline.folds.table import read_folds
 from pipeline.images.archive import index_archive, open_archive
-from pipeline.images.folds import read_folds
-from pipeline.images.store import Pack, PackWriter
+from pipeline.images.splits import PreparedSplit
 from pipeline.images.table import read_table
 from pipeline.params import Params, load_params
+from pipeline.unet.predict import Prediction
 from tests.benchmarks.decoding import make_probabilities
 from tests.benchmarks.harness import ROOT, Report, Setting, Table
 
@@ -73,30 +75,32 @@ def write_archives(source: Path, folder: Path, count: int, params: Params) -> No
     with open_archive(source) as archive:
         entries = index_archive(archive, labelled=True, allow_unlabelled=False)
         chosen = [entries[number] for number in np.random.default_rng(0).permutation(len(entries))[: min(count, 65)]]
-        with zipfile.ZipFile(folder / params.data.train, "w") as target:
+        (trained,), test = params.data.sources.values(), params.data.test
+        assert test is not None
+        with zipfile.ZipFile(folder / trained.archive, "w") as target:
             for number in range(count):
                 entry = chosen[number % len(chosen)]
                 for name in (entry.image_entry, *entry.mask_entries):
                     renamed = name.replace(entry.image_id, f"{number:04d}{entry.image_id[4:]}")
                     target.writestr(renamed, archive.read(name))
-        with zipfile.ZipFile(folder / params.data.test, "w") as target:
+        with zipfile.ZipFile(folder / test.archive, "w") as target:
             target.writestr(chosen[0].image_entry, archive.read(chosen[0].image_entry))
 
 
-def write_predictions(prepared: Path, folds: Path, out: Path) -> None:
+def make_predictions(prepared: Path, folds: Path, out: Path) -> None:
     """Write out-of-fold predictions made of the label maps, with faults as networks have them."""
-    out.mkdir()
-    pack, table = Pack(prepared / "images.npz"), read_folds(folds)
+    split, table = PreparedSplit.open(prepared), read_folds(folds)
     made: dict[str, np.ndarray] = {}
     rng = np.random.default_rng(0)
+
+    def predict(image_id: str) -> Prediction:
+        original = image_id[4:]
+        if original not in made:
+            made[original] = make_probabilities(split.label_map(image_id), rng)
+        return Prediction(image_id, made[original][None], 1.0)
+
     for fold, image_ids in table.groupby("fold")["image_id"]:
-        with PackWriter(out / f"{fold}.npz") as writer:
-            for image_id in image_ids:
-                original = image_id[4:]
-                if original not in made:
-                    made[original] = make_probabilities(np.asarray(pack[f"{image_id}.label_map"]), rng)
-                writer.add(f"{image_id}.probabilities", made[original][None])
-                writer.add(f"{image_id}.zoom", np.array(1.0))
+        write_predictions(out / f"{fold}.npz", map(predict, image_ids))
 
 
 def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, dict[str, tuple[float, float]]]:
@@ -119,8 +123,8 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     found["folds"] = measure("-m", "pipeline.stages.folds", *inputs, "--params", all_folds)
     inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
     inputs += ["--sizes", ROOT / "folds" / "sizes", "--out", files["probabilities.npz"]]
-    found["predict_test"] = measure("-m", "pipeline.stages.predict_test", *inputs, "--params", two_folds)
-    write_predictions(prepared, folds / "folds.csv", oof)
+    found["predict_testset"] = measure("-m", "pipeline.stages.predict_testset", *inputs, "--params", two_folds)
+    make_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof, "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
     inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"]]
@@ -131,23 +135,21 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
 
 def write_mosaic(path: Path, prepared: Path, side_px: int) -> None:
     """Write a PNG of `side_px` x `side_px` of images of 256 x 256 side by side."""
-    table, pack = read_table(prepared), Pack(prepared / "images.npz")
-    chosen = table.loc[(table["height"] == 256) & (table["width"] == 256), "image_id"].tolist()[:100]
+    split = PreparedSplit.open(prepared)
+    chosen = [name for name, shape in split.shapes().items() if shape == (256, 256)][:100]
     across = -(-side_px // 256)
     rng = np.random.default_rng(0)
-    rows = [
-        np.hstack([pack[f"{chosen[k]}.image"] for k in rng.integers(len(chosen), size=across)]) for _ in range(across)
-    ]
+    rows = [np.hstack([split.image(chosen[k]) for k in rng.integers(len(chosen), size=across)]) for _ in range(across)]
     cv2.imwrite(str(path), np.vstack(rows)[:side_px, :side_px, ::-1])
 
 
 def measure_images(setting: Setting, scratch: Path) -> list[tuple[float, float, float]]:
     """Return megapixels, seconds and MiB of `predict` for each side."""
     trained = scratch / "run"
-    (trained / "folds" / "weights").mkdir(parents=True)
+    (trained / "folds").mkdir(parents=True)
     choose_params(trained / "params.yaml", (0, 1))
-    for name in ("weights/0.safetensors", "weights/1.safetensors", "decoding.json"):
-        shutil.copy(ROOT / "folds" / name, trained / "folds" / name)
+    for name in ("weights", "sizes", "decoding.json", "candidates.npz"):
+        (trained / "folds" / name).symlink_to(ROOT / "folds" / name)
     found = []
     for side_px in (SIDES_PX[0], *SIDES_PX):
         path, out = scratch / "mosaic.png", scratch / "nuclei"

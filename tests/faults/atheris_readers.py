@@ -36,9 +36,10 @@ def _import_readers() -> "tuple[ModuleType, Any, Any, Any]":
     """Import the readers with atheris's counters in them."""
     import atheris
 
-    with atheris.instrument_imports(include=["pipeline.nuclei.rle", "pipeline.nuclei.submission"]):
-        from pipeline.nuclei import rle, submission
-    return atheris, rle.decode_pixels, submission.read_submission, submission.read_solution
+    readers = [f"pipeline.nuclei.{name}" for name in ("rle", "csv_rows", "submission", "solution")]
+    with atheris.instrument_imports(include=readers):
+        from pipeline.nuclei import rle, solution, submission
+    return atheris, rle.decode_pixels, submission.read_submission, solution.read_solution
 
 
 def _decode_plainly(text: str, size: int) -> list[int]:
@@ -67,13 +68,12 @@ def main(arguments: list[str]) -> None:
                     assert all(0 <= pixel < SHAPE[0] * SHAPE[1] for pixel in pixels)
                 case 1:
                     path.write_bytes(content)
-                    images = read_submission(path)
-                    for rows in images.values():
+                    for rows in read_submission(path).images.values():
                         assert len({row.text for row in rows}) == len(rows)
                         assert len(rows) == 1 or all(row.text for row in rows)
                 case 2:
                     path.write_bytes(content if content.startswith(b"Image") else SOLUTION_HEADER + content)
-                    for truth in read_solution(path).values():
+                    for truth in read_solution(path).truths.values():
                         assert 0 < truth.shape[0] * truth.shape[1] <= 50_000_000
                         assert all(row.text == row.text.strip() != "" for row in truth.rows)
 

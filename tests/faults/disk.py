@@ -25,7 +25,7 @@ from tests.faults.workspace import (
     write_params,
 )
 
-_STAGES = ("prepare", "folds", "train", "size", "predict_oof", "evaluate", "predict_test", "submit")
+_STAGES = ("prepare", "folds", "train", "size", "predict_oof", "evaluate", "predict_testset", "submit")
 _FILE_LIMIT = 100  # bytes: no output is as small
 _DROP_BOUNDING_CAPABILITY, _OVERRIDE, _SEARCH = 24, 1, 2  # prctl(2), capabilities(7)
 
@@ -53,7 +53,7 @@ def expect_error(
     wanted = digest_results(folder)
     command = stage_command(folder, stage)
     if not journal:  # else the journal fails first
-        command = [word for word in command if word not in ("--journal", ".resume/seconds") or stage == "submit"]
+        command = [word for word in command if word not in ("--journal", ".resume/journal") or stage == "submit"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, preexec_fn=before, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     report = f"{stage}: exit {done.returncode}\n{done.stderr[-2000:]}"

@@ -30,21 +30,16 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.experiments.runs import parse_scores
-from pipeline.images.folds import check_folds, read_folds
+from pipeline.folds.table import check_folds, read_folds
 from pipeline.images.mask_png import decode_used_rows
-from pipeline.images.prepare import prepare_archive, read_sizes
+from pipeline.images.prepare import prepare_split, read_sizes
 from pipeline.images.raw import decode_image, to_rgb
+from pipeline.images.splits import PreparedSplit
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
-from pipeline.nuclei.submission import (
-    read_label_maps,
-    read_solution,
-    read_submission,
-    score_submission,
-    validate_submission,
-    write_submission,
-)
-from pipeline.params import Params, load_params
+from pipeline.nuclei.solution import read_solution, score_submission
+from pipeline.nuclei.submission import read_submission, validate_submission, write_submission
+from pipeline.params import Params, SourceParams, load_params
 from tests.faults import mutations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,19 +78,20 @@ def make_archive(rng: random.Random, seeds: mutations.Seeds) -> Case:
 
 def run_archive(folder: Path, case: Case, params: Params) -> None:
     """Prepare the zip; nothing is written beside the output, whose table and pack agree."""
-    data = params.data.model_copy(update={"max_pixels": MAX_PIXELS, "workers": 1})
+    sources = {"fuzzed": SourceParams(archive="train.zip", layout="competition", labels=None)}
+    housekeeping = params.housekeeping.model_copy(update={"max_pixels": MAX_PIXELS, "workers": 1})
     path, out = folder / "train.zip", folder / "a" / "b" / "out"
     out.mkdir(parents=True)
     before = _list_files(folder, out)
     refusal: InputError | None = None
     try:
-        table = prepare_archive(path, out, True, data)
+        table = prepare_split(sources, folder, out, True, params.data, housekeeping)
         assert {p.name for p in out.iterdir()} == PREPARED
-        pack = Pack(out / "images.npz")
-        assert read_table(out)["image_id"].tolist() == table["image_id"].tolist()
-        assert len(pack) == 2 * len(table)
+        split = PreparedSplit.open(out)
+        assert split.image_ids == table["image_id"].tolist()
+        assert len(Pack(out / "images.npz")) == 2 * len(table)
         for row in table.itertuples():
-            image, label_map = pack[f"{row.image_id}.image"], pack[f"{row.image_id}.label_map"]
+            image, label_map = split.image(row.image_id), split.label_map(row.image_id)
             assert image.shape == (row.height, row.width, 3)
             assert label_map.shape == (row.height, row.width)
             assert int(label_map.max(initial=0)) == row.nuclei
@@ -151,13 +147,13 @@ def make_submission(rng: random.Random, seeds: mutations.Seeds) -> Case:
 def run_submission(folder: Path, case: Case, params: Params) -> None:
     """Check the submission; where it is valid, its label maps say the same again when they are written."""
     path = folder / "s.csv"
-    images = read_submission(path)
-    assert sum(map(len, images.values())) <= (folder / "s.csv").read_bytes().count(b",")
-    nuclei = validate_submission(path, SHAPES)
-    maps = dict(read_label_maps(path, SHAPES))
+    submission = read_submission(path)
+    assert sum(map(len, submission.images.values())) <= path.read_bytes().count(b",")
+    submission.check(SHAPES)
+    maps = dict(submission.label_maps(SHAPES))
     assert {name: label_map.shape for name, label_map in maps.items()} == SHAPES
     write_submission(folder / "again.csv", sorted(maps.items()))
-    assert validate_submission(folder / "again.csv", SHAPES) == nuclei
+    assert validate_submission(folder / "again.csv", SHAPES) == submission.count_nuclei()
 
 
 def make_score(rng: random.Random, seeds: mutations.Seeds) -> Case:
@@ -168,10 +164,10 @@ def make_score(rng: random.Random, seeds: mutations.Seeds) -> Case:
 
 def run_score(folder: Path, case: Case, params: Params) -> None:
     """Score one against the other."""
-    truths = read_solution(folder / "solution.csv")
-    score = score_submission(folder / "s.csv", folder / "solution.csv")
+    solution = read_solution(folder / "solution.csv")
+    score = score_submission(read_submission(folder / "s.csv"), solution)
     assert 0 <= score.mean <= 1
-    assert score.table["image_id"].tolist() == sorted(truths)
+    assert score.table["image_id"].tolist() == sorted(solution.truths)
 
 
 def make_folds(rng: random.Random, seeds: mutations.Seeds) -> Case:

@@ -21,6 +21,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.folds.candidate_store import write_candidates
 from pipeline.images.store import PackWriter
 from pipeline.images.table import TABLE_COLUMNS
 from pipeline.params import Params, load_params
@@ -71,9 +72,9 @@ def check_many(count: int, seed: int) -> str:
             home = Path(folder)
             # Sizes would take most of the time. With this batch some 250 images are read ahead: memory is level after
             # a few times as many.
-            run = lay_out_run(home / "run", seed, train__object_diameter_px=0.0, predict__batch=1)
+            run = lay_out_run(home / "run", seed, size__object_diameter_px=0.0, predict__batch=1)
             write_test_split(home / "test", number, seed)
-            command = ["-m", "pipeline.stages.predict_test", "--prepared", str(home / "test")]
+            command = ["-m", "pipeline.stages.predict_testset", "--prepared", str(home / "test")]
             command += ["--weights", str(run / "folds" / "weights"), "--sizes", str(run / "folds" / "sizes")]
             command += ["--out", str(home / "probabilities.npz"), "--params", str(run / "params.yaml")]
             used[number] = _measure(command)
@@ -102,8 +103,7 @@ def lay_out_run(home: Path, seed: int, **changes: object) -> Path:
         save_reader(reader, folds / "sizes" / f"{fold}.safetensors")
     choice = {"seed_threshold": 0.5, "boundary_weight": 1.0, "mask_threshold": 0.5, "min_area_px": 20}
     (folds / "decoding.json").write_text(json.dumps({"all": choice, "folds": {}}))
-    with PackWriter(folds / "candidates.npz"):
-        pass
+    write_candidates(folds / "candidates.npz", ())
     (home / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())))
     return home
 
@@ -113,7 +113,9 @@ def _make_params(seed: int, changes: dict[str, object]) -> Params:
     content["unet"] = {
         "name": "vanilla", "depth": 2, "width": 2, "padding": "same", "upsampling": "nearest", "dropout": 0.0,
     }  # fmt: skip
-    content["train"] |= {"device": "cpu", "seed": seed, "precision": "fp32", "object_diameter_px": _DIAMETER_PX}
+    content["train"] |= {"seed": seed}
+    content["runtime"] |= {"device": "cpu", "precision": "fp32"}
+    content["size"] |= {"object_diameter_px": _DIAMETER_PX}
     content["folds"] |= {"ids": [0, 1]}
     content["predict"] |= {"scales": (0.5, 1.0)}
     for key, value in changes.items():
@@ -174,7 +176,7 @@ def write_test_split(folder: Path, count: int, seed: int, side_px: int = 96) -> 
     """Write a prepared test split of `count` images, as the stage `prepare` lays it out."""
     folder.mkdir(parents=True)
     rows = [dict.fromkeys(TABLE_COLUMNS, 0) | {"image_id": f"{number:06d}"} for number in range(count)]
-    table = pd.DataFrame(rows).assign(height=side_px, width=side_px, image_type="fluorescence")
+    table = pd.DataFrame(rows).assign(source="test", height=side_px, width=side_px, image_type="fluorescence")
     table.to_csv(folder / "table.csv", index=False)
     images = [draw_nuclei(side_px, side_px, seed + number) for number in range(min(count, 20))]
     with PackWriter(folder / "images.npz") as pack:

@@ -22,6 +22,7 @@ from PIL import Image
 from pipeline.images.archive import index_archive, open_archive, read_entry
 from pipeline.images.raw import decode_image, to_rgb
 from pipeline.images.store import PackWriter
+from pipeline.images.table import TABLE_COLUMNS
 
 _ODD_BYTES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF)
 _ODD_SIZES = (0, 1, 255, 1000, 1001, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
@@ -149,7 +150,7 @@ def load_seeds(root: Path, home: Path) -> Seeds:
         pack.add("é", np.zeros((0, 4), np.float32))
         pack.add("fortran", np.asfortranarray(np.arange(6.0).reshape(2, 3)))
     rows = [f"image{i},{['ab', 'cd', 'ef'][i // 2]},t/0,{i // 2}" for i in range(6)]
-    tables = [f"00{i},20,30,{i},{i * 2.5},fluorescence,0,0,0,0,0,0" for i in range(4)]
+    tables = [f"00{i},dsb2018,20,30,{i},{i * 2.5},fluorescence,0,0,0,0,0,0" for i in range(4)]
     scores = [f"00{i},g{i},{i % 2},fluorescence,0.{i}" + ",0.5" * 10 for i in range(4)]
     levels = ",".join(f"ap{percent}" for percent in range(50, 100, 5))
     return Seeds(
@@ -166,8 +167,7 @@ def load_seeds(root: Path, home: Path) -> Seeds:
         folds="\n".join(["image_id,group,stratum,fold", *rows, ""]).encode(),
         table="\n".join(
             [
-                "image_id,height,width,nuclei,median_area_px,image_type,empty_masks,overlap_px,covered_masks,"
-                "dropped_specks,fragments,filled_holes",
+                ",".join(TABLE_COLUMNS),
                 *tables,
                 "",
             ]

@@ -19,12 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
 COPIED = ("pipeline", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore")
 
-# What must come out the same, bit for bit, whatever happened on the way. (`seconds` differ in histories and cards.)
+# What must come out the same, bit for bit, whatever happened on the way.
 RESULTS = (
     "data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv", "folds/weights/0.safetensors",
-    "folds/weights/1.safetensors", "folds/sizes/0.safetensors", "folds/sizes/1.safetensors", "folds/oof/0.npz",
-    "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv", "folds/scores.csv", "folds/cv.json",
-    "submissions/probabilities.npz", "submissions/submission.csv",
+    "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
+    "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
+    "folds/scores.csv", "folds/cv.json", "submissions/probabilities.npz", "submissions/submission.csv",
+    "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
 
 
@@ -51,13 +52,13 @@ def make_params() -> dict[str, Any]:
         "name": "vanilla", "depth": 3, "width": 4, "padding": "same", "upsampling": "nearest", "dropout": 0.1,
     }  # fmt: skip
     content["train"] |= {
-        "device": "cpu", "threads": 1, "epochs": 6, "steps_per_epoch": 15, "batch": 4, "tile_px": 80, "crop_px": 64,
-        "start_crop_px": 32,
+        "epochs": 6, "steps_per_epoch": 15, "batch": 4, "tile_px": 80, "crop_px": 64, "start_crop_px": 32,
     }  # fmt: skip
-    content["housekeeping"] |= {"score_every_epochs": 0, "checkpoint_every_s": 0.5}
+    content["runtime"] |= {"device": "cpu", "threads": 1}
+    content["housekeeping"] |= {"workers": 2, "score_every_epochs": 0, "checkpoint_every_s": 0.5}
     content["folds"] |= {"ids": [0, 1], "tries": 2}
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
-    content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5], "workers": 2}
+    content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5]}
     content["select"] |= {"trees": 20, "min_worth": 0.0}
     content["evaluate"] |= {"bootstrap": 100}
     return content

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from pipeline.images.augment import augment_batch, crop_batch
+from pipeline.compose import compose_params
+from pipeline.errors import InputError
+from pipeline.images.augment import build_augment, crop_batch
+from pipeline.images.effects import EFFECTS
+from pipeline.params import AugmentParams
 
 TILE, CROP = 80, 64
 LUMINANCE = torch.tensor([0.299, 0.587, 0.114])
@@ -33,27 +37,40 @@ def batch():
     return images, ids.repeat_interleave(10, 1).repeat_interleave(10, 2).int()
 
 
-@pytest.fixture
-def strong(params):
-    """Return parameters with every effect on the device in use."""
-    strengths = {"flips": True, "rotation_deg": 30.0, "log2_scale": 0.6, "shear_deg": 8.0, "translation_px": 5.0}
-    strengths |= {"brightness": 0.3, "log2_contrast": 0.8, "log2_gamma": 0.8, "color_matrix": 0.3, "noise_std": 0.1}
-    strengths |= dict.fromkeys(("inversion", "channel_shuffle", "to_gray", "blur"), 0.5) | {"blur_sigma_px": 1.5}
-    elastic = params.augment.elastic.model_copy(update={"probability": 1.0, "std_px": 4.0, "spacing_px": 24})
-    return params.augment.model_copy(update=strengths | {"elastic": elastic, "backend": "device"})
+STRONG = {
+    "flips": {},
+    "rotation": {"deg": 30.0},
+    "zoom": {"octaves": 0.6},
+    "shear": {"deg": 8.0},
+    "translation": {"px": 5.0},
+    "elastic": {"probability": 1.0, "std_px": 4.0, "spacing_px": 24},
+    "channel_shuffle": {"probability": 0.5},
+    "to_gray": {"probability": 0.5},
+    "color_matrix": {"std": 0.3},
+    "contrast": {"octaves": 0.8},
+    "brightness": {"shift": 0.3},
+    "inversion": {"probability": 0.5},
+    "gamma": {"octaves": 0.8},
+    "blur": {"probability": 0.5, "sigma_px": 1.5},
+    "noise": {"std": 0.1},
+}
+
+
+def build(**effects):
+    """Return what augments a batch on the device by some effects."""
+    return build_augment(AugmentParams(backend="device", effects=effects))
 
 
 @pytest.fixture
-def augment(no_augment):
-    """Return a function that augments with only the given effects in use."""
+def strong():
+    """Return what augments by every effect on the device."""
+    assert STRONG.keys() == EFFECTS.keys()
+    return build(**STRONG)
 
-    def run(images, label_maps, seed=0, crop_px=CROP, elastic=None, **changes):
-        if elastic:
-            changes["elastic"] = no_augment.elastic.model_copy(update=elastic)
-        numbers = torch.Generator().manual_seed(seed)
-        return augment_batch(images, label_maps, crop_px, no_augment.model_copy(update=changes), numbers)
 
-    return run
+def augment(images, label_maps, seed=0, crop_px=CROP, **effects):
+    """Augment by some effects, with numbers of a seed."""
+    return build(**effects)(images, label_maps, crop_px, torch.Generator().manual_seed(seed))
 
 
 def constant(colour, count=64, size=8):
@@ -86,7 +103,7 @@ def disc(radius, count=64, size=TILE):
 
 
 class TestWhole:
-    def test_without_strengths_it_is_the_middle_of_the_tile(self, batch, augment):
+    def test_without_strengths_it_is_the_middle_of_the_tile(self, batch):
         images, label_maps = augment(*batch)
         expected_images, expected_label_maps = crop_batch(*batch, CROP)
         torch.testing.assert_close(images, expected_images, atol=1e-3, rtol=0)
@@ -99,7 +116,7 @@ class TestWhole:
         assert images.dtype == torch.float32
 
     def test_types_range_and_ids(self, batch, strong):
-        images, label_maps = augment_batch(*batch, CROP, strong, torch.Generator().manual_seed(0))
+        images, label_maps = strong(*batch, CROP, torch.Generator().manual_seed(0))
         assert images.shape == (16, 3, CROP, CROP)
         assert label_maps.shape == (16, CROP, CROP)
         assert images.dtype == torch.float32
@@ -112,29 +129,27 @@ class TestWhole:
         assert label_maps.max() > 65536
 
     def test_the_same_numbers_give_the_same_batch(self, batch, strong):
-        first, again, other = (
-            augment_batch(*batch, CROP, strong, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-        )
+        first, again, other = (strong(*batch, CROP, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
         assert not torch.equal(first[0], other[0])
 
     def test_every_image_has_its_own_draws(self, batch, strong):
         images, label_maps = (tensor[:1].expand_as(tensor) for tensor in batch)
-        images, label_maps = augment_batch(images, label_maps, CROP, strong, torch.Generator().manual_seed(0))
+        images, label_maps = strong(images, label_maps, CROP, torch.Generator().manual_seed(0))
         for i in range(1, 16):
             assert not torch.equal(images[0], images[i])
             assert not torch.equal(label_maps[0], label_maps[i])
 
     def test_the_input_is_left_alone(self, batch, strong):
         before = [tensor.clone() for tensor in batch]
-        augment_batch(*batch, CROP, strong, torch.Generator().manual_seed(0))
+        strong(*batch, CROP, torch.Generator().manual_seed(0))
         assert all(torch.equal(tensor, kept) for tensor, kept in zip(batch, before, strict=True))
 
     @pytest.mark.parametrize("crop_px", [1, 63, 64, 80])
-    def test_crops_of_any_size(self, batch, strong, crop_px):
-        strong = strong.model_copy(update={"blur": 0.0})  # it reaches beyond a crop of one pixel
-        images, label_maps = augment_batch(*batch, crop_px, strong, torch.Generator().manual_seed(0))
+    def test_crops_of_any_size(self, batch, crop_px):
+        sharp = build(**(STRONG | {"blur": None}))  # it reaches beyond a crop of one pixel
+        images, label_maps = sharp(*batch, crop_px, torch.Generator().manual_seed(0))
         assert images.shape == (16, 3, crop_px, crop_px)
         assert label_maps.shape == (16, crop_px, crop_px)
 
@@ -145,7 +160,7 @@ class TestWhole:
             images = torch.empty(4, 3, TILE, TILE, dtype=torch.uint8, device="cuda")
             label_maps = torch.empty(4, TILE, TILE, dtype=torch.int32, device="cuda")
             for outputs in (
-                augment_batch(images, label_maps, CROP, strong, None),
+                strong(images, label_maps, CROP, None),
                 crop_batch(images, label_maps, CROP),
             ):
                 assert [tensor.device.type for tensor in outputs] == ["cuda", "cuda"]
@@ -153,31 +168,30 @@ class TestWhole:
 
 
 class TestGeometry:
-    def test_image_and_labels_are_warped_alike(self, batch, augment, strong):
+    def test_image_and_labels_are_warped_alike(self, batch):
         label_maps = batch[1]
         images = ((label_maps > 0) * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-        geometry = ("flips", "rotation_deg", "log2_scale", "shear_deg", "translation_px")
-        elastic = strong.elastic.model_dump()
-        warped, ids = augment(images, label_maps, elastic=elastic, **{name: getattr(strong, name) for name in geometry})
+        geometry = {name: options for name, options in STRONG.items() if EFFECTS[name].kind in ("warp", "displacement")}
+        warped, ids = augment(images, label_maps, **geometry)
         shown, nuclei = (warped[:, 0] > 0.5).float(), (ids > 0).float()
         near_border = F.max_pool2d(nuclei, 5, 1, 2) != -F.max_pool2d(-nuclei, 5, 1, 2)
         assert torch.equal(shown[~near_border], nuclei[~near_border])
         assert (~near_border).float().mean() > 0.4
         assert ((warped[:, 0] > 0.5) == (ids > 0)).float().mean() > 0.98
 
-    def test_flips_are_the_eight_symmetries_of_the_square(self, augment):
+    def test_flips_are_the_eight_symmetries_of_the_square(self):
         label_map = torch.arange(64).view(8, 8)
         images = (label_map * 4).to(torch.uint8).expand(400, 3, 8, 8)
-        warped, ids = augment(images, label_map.expand(400, 8, 8), crop_px=8, flips=True)
+        warped, ids = augment(images, label_map.expand(400, 8, 8), crop_px=8, flips={})
         symmetries = [np.rot90(m, k) for m in (label_map.numpy(), label_map.numpy().T) for k in range(4)]
         found = [next(i for i, m in enumerate(symmetries) if np.array_equal(m, one.numpy())) for one in ids]
         counts = np.bincount(found, minlength=8)
         assert ((counts >= 25) & (counts <= 80)).all()  # 50 each, give or take more than 3 deviations
         torch.testing.assert_close(warped, (ids * 4 / 255)[:, None].expand(-1, 3, -1, -1), atol=1e-4, rtol=0)
 
-    def test_zoom_changes_areas_within_its_bounds_both_ways(self, augment):
+    def test_zoom_changes_areas_within_its_bounds_both_ways(self):
         images, label_maps = disc(14)
-        _, ids = augment(images, label_maps, log2_scale=1.0)
+        _, ids = augment(images, label_maps, zoom={"octaves": 1.0})
         octaves = torch.log2(ids.sum(dim=(1, 2)) / label_maps.sum(dim=(1, 2))) / 2
         assert octaves.abs().max() <= 1.05
         assert octaves.min() < -0.7
@@ -185,16 +199,19 @@ class TestGeometry:
         assert octaves.mean().abs() < 0.25
 
     @pytest.mark.parametrize(
-        "effect", [{"rotation_deg": 45.0}, {"shear_deg": 15.0}, {"rotation_deg": 45.0, "shear_deg": 15.0}]
+        "effects",
+        [{"rotation": {"deg": 45.0}}, {"shear": {"deg": 15.0}}, {"rotation": {"deg": 45.0}, "shear": {"deg": 15.0}}],
     )
-    def test_rotation_and_shear_keep_areas(self, augment, effect):
+    def test_rotation_and_shear_keep_areas(self, effects):
         images, label_maps = disc(16)
-        _, ids = augment(images, label_maps, **effect)
+        _, ids = augment(images, label_maps, **effects)
         assert (ids.sum(dim=(1, 2)) / label_maps.sum(dim=(1, 2))).sub(1).abs().max() < 0.02
 
-    def test_rotation_turns_about_the_middle_within_its_bounds(self, augment):
+    def test_rotation_turns_about_the_middle_within_its_bounds(self):
         """What lies 30 px right of the middle is found at the angle by which the tile was turned."""
-        _, ids = augment(*ruler(64), crop_px=61, rotation_deg=30.0)  # an even tile, an odd crop: (30, 30) is its middle
+        _, ids = augment(
+            *ruler(64), crop_px=61, rotation={"deg": 30.0}
+        )  # an even tile, an odd crop: (30, 30) is its middle
         moved = displacement(ids)
         assert moved[:, 30, 30].abs().max() <= 1
         right = moved[:, 30, 60]
@@ -205,25 +222,25 @@ class TestGeometry:
         lengths = torch.hypot(right[:, 0], 30 + right[:, 1])
         assert (lengths - 30).abs().max() < 1.5
 
-    def test_shear_is_within_its_bounds(self, augment):
+    def test_shear_is_within_its_bounds(self):
         """Along one axis: rows keep their place and slide by at most tan(15 deg) of their distance."""
-        moved = displacement(augment(*ruler(64), shear_deg=15.0)[1])
+        moved = displacement(augment(*ruler(64), shear={"deg": 15.0})[1])
         assert moved[..., 0].abs().max() == 0
         limit = math.tan(math.radians(15)) * 31.5
         assert moved[..., 1].abs().max() <= limit + 0.5
         assert moved[..., 1].abs().max() > 0.7 * limit
 
-    def test_translation_is_within_its_bounds_both_ways(self, augment):
-        moved = displacement(augment(*ruler(64), translation_px=5.0)[1])
+    def test_translation_is_within_its_bounds_both_ways(self):
+        moved = displacement(augment(*ruler(64), translation={"px": 5.0})[1])
         assert torch.equal(moved, moved[:, :1, :1].expand_as(moved))
         for axis in (0, 1):
             assert moved[..., axis].abs().max() <= 5
             assert moved[..., axis].min() <= -4
             assert moved[..., axis].max() >= 4
 
-    def test_beyond_the_tile_is_mirrored(self, augment):
+    def test_beyond_the_tile_is_mirrored(self):
         """With a crop as large as the tile, shifted by at most 5 px, only pixels beside the border come twice."""
-        _, ids = augment(*ruler(32, 16), crop_px=16, translation_px=5.0)
+        _, ids = augment(*ruler(32, 16), crop_px=16, translation={"px": 5.0})
         rows, cols = ids.long() // 1000, ids.long() % 1000
         assert rows.min() >= 0
         assert max(rows.max(), cols.max()) <= 15
@@ -231,11 +248,14 @@ class TestGeometry:
         assert steps.max() == 1  # forwards, backwards after the mirror
         assert (steps == 0).sum(dim=1).max() <= 1  # and the border itself twice
 
-    @pytest.mark.parametrize("elastic", [{"probability": 1.0, "std_px": 0.0}, {"probability": 0.0, "std_px": 5.0}])
-    def test_no_elastic_deformation_moves_nothing(self, augment, elastic):
+    @pytest.mark.parametrize(
+        "elastic",
+        [{"probability": 1.0, "std_px": 0.0, "spacing_px": 32}, {"probability": 0.0, "std_px": 5.0, "spacing_px": 32}],
+    )
+    def test_no_elastic_deformation_moves_nothing(self, elastic):
         assert not displacement(augment(*ruler(), elastic=elastic)[1]).any()
 
-    def test_elastic_displacements_have_about_the_deviation_asked_for(self, augment):
+    def test_elastic_displacements_have_about_the_deviation_asked_for(self):
         """Between the points of the coarse grid interpolation averages, so the deviation there is smaller."""
         elastic = {"probability": 1.0, "std_px": 3.0, "spacing_px": 16}
         moved = displacement(augment(*ruler(64), elastic=elastic)[1])
@@ -244,40 +264,40 @@ class TestGeometry:
         assert 0.6 * 3 < moved.std() < 1.1 * 3
         assert moved.mean().abs() < 0.3
 
-    def test_elastic_deformation_comes_with_its_probability(self, augment):
+    def test_elastic_deformation_comes_with_its_probability(self):
         elastic = {"probability": 0.5, "std_px": 3.0, "spacing_px": 16}
         moved = displacement(augment(*ruler(100), elastic=elastic)[1]).abs().amax(dim=(1, 2, 3)) > 0
         assert 35 <= moved.sum() <= 65
 
 
 class TestColours:
-    def test_inversion(self, batch, augment):
-        images, label_maps = augment(*batch, inversion=1.0)
+    def test_inversion(self, batch):
+        images, label_maps = augment(*batch, inversion={"probability": 1.0})
         expected_images, expected_label_maps = crop_batch(*batch, CROP)
         torch.testing.assert_close(images, 1 - expected_images, atol=1e-3, rtol=0)
         assert torch.equal(label_maps, expected_label_maps)
 
     @pytest.mark.parametrize("effect", ["inversion", "channel_shuffle", "to_gray"])
-    def test_a_probability_is_one(self, augment, effect):
-        images, _ = augment(*constant((200, 100, 30), 600), crop_px=8, **{effect: 0.3})
+    def test_a_probability_is_one(self, effect):
+        images, _ = augment(*constant((200, 100, 30), 600), crop_px=8, **{effect: {"probability": 0.3}})
         changed = (images[:, :, 0, 0] - torch.tensor([200, 100, 30]) / 255).abs().amax(dim=1) > 0.01
         share = {"channel_shuffle": 0.3 * 5 / 6}.get(effect, 0.3)  # one order in six is the old one
         assert changed.float().mean() == pytest.approx(share, abs=0.07)
 
-    def test_channel_shuffle_gives_every_order_alike(self, augment):
-        images, _ = augment(*constant((255, 102, 0), 600), crop_px=8, channel_shuffle=1.0)
+    def test_channel_shuffle_gives_every_order_alike(self):
+        images, _ = augment(*constant((255, 102, 0), 600), crop_px=8, channel_shuffle={"probability": 1.0})
         colours = [tuple(colour) for colour in (images[:, :, 3, 3] * 255).round().int().tolist()]
         assert set(colours) == set(permutations((255, 102, 0)))
         assert all(65 <= colours.count(order) <= 140 for order in set(colours))
 
-    def test_grey_is_luminance_in_all_channels(self, batch, augment):
-        images, _ = augment(*batch, to_gray=1.0)
+    def test_grey_is_luminance_in_all_channels(self, batch):
+        images, _ = augment(*batch, to_gray={"probability": 1.0})
         expected = torch.einsum("bchw,c->bhw", crop_batch(*batch, CROP)[0], LUMINANCE)
         for channel in range(3):
             torch.testing.assert_close(images[:, channel], expected, atol=1e-3, rtol=0)
 
-    def test_brightness_is_added_within_its_bounds(self, augment):
-        images, _ = augment(*constant((102, 102, 102)), crop_px=8, brightness=0.2)
+    def test_brightness_is_added_within_its_bounds(self):
+        images, _ = augment(*constant((102, 102, 102)), crop_px=8, brightness={"shift": 0.2})
         added = images[:, :, 0, 0] - 0.4
         assert added.abs().max() <= 0.2 + 1e-5
         assert added.min() < -0.1
@@ -285,17 +305,19 @@ class TestColours:
         assert (added == added[:, :1]).all()
 
     @pytest.mark.parametrize("inversion", [0.0, 1.0])
-    def test_contrast_turns_about_mid_grey(self, augment, inversion):
+    def test_contrast_turns_about_mid_grey(self, inversion):
         """From 0.4 to 0.5 - 0.1 c, for c from 1/2 to 2; inverted, as far above 0.5."""
-        images, _ = augment(*constant((102, 102, 102)), crop_px=8, log2_contrast=1.0, inversion=inversion)
+        images, _ = augment(
+            *constant((102, 102, 102)), crop_px=8, contrast={"octaves": 1.0}, inversion={"probability": inversion}
+        )
         below = (0.5 - images[:, 0, 0, 0]) * (1 - 2 * inversion)
         octaves = torch.log2(below / 0.1)
         assert octaves.abs().max() <= 1 + 1e-4
         assert octaves.min() < -0.6
         assert octaves.max() > 0.6
 
-    def test_gamma_is_a_power_within_its_bounds_and_finite_at_black(self, augment):
-        images, _ = augment(*constant((51, 102, 0)), crop_px=8, log2_gamma=1.0)
+    def test_gamma_is_a_power_within_its_bounds_and_finite_at_black(self):
+        images, _ = augment(*constant((51, 102, 0)), crop_px=8, gamma={"octaves": 1.0})
         colours = images[:, :, 0, 0].double()
         powers = torch.log(colours[:, :2]) / torch.log(torch.tensor([0.2, 0.4]).double())
         torch.testing.assert_close(powers[:, 0], powers[:, 1], atol=1e-3, rtol=0)
@@ -305,36 +327,36 @@ class TestColours:
         assert octaves.max() > 0.6
         assert (colours[:, 2] < 0.05).all()
 
-    def test_the_colour_matrix_mixes_channels_about_the_identity(self, augment):
+    def test_the_colour_matrix_mixes_channels_about_the_identity(self):
         """One entry at a time: of a colour (0.4, 0, 0) the red keeps 1 + n and the green gets n, n ~ N(0, 0.1)."""
-        images, _ = augment(*constant((102, 0, 0), 2000, 2), crop_px=2, color_matrix=0.1)
+        images, _ = augment(*constant((102, 0, 0), 2000, 2), crop_px=2, color_matrix={"std": 0.1})
         red, green = images[:, 0, 0, 0] / 0.4, images[:, 1, 0, 0] / 0.4
         assert red.mean() == pytest.approx(1.0, abs=0.01)
         assert red.std() == pytest.approx(0.1, rel=0.1)
         assert (green**2).mean().sqrt() == pytest.approx(0.1 / math.sqrt(2), rel=0.1)  # its lower half is cut at 0
 
-    def test_noise_is_at_most_as_strong_as_asked_for(self, augment):
-        images, _ = augment(*constant((128, 128, 128), 64, 32), crop_px=32, noise_std=0.1)
+    def test_noise_is_at_most_as_strong_as_asked_for(self):
+        images, _ = augment(*constant((128, 128, 128), 64, 32), crop_px=32, noise={"std": 0.1})
         deviations = images.std(dim=(1, 2, 3))
         assert deviations.max() < 0.105
         assert deviations.min() < 0.02
         assert deviations.max() > 0.08
         assert (images.mean(dim=(1, 2, 3)) - 128 / 255).abs().max() < 0.01
 
-    def test_blur_keeps_flat_images_and_smooths_others(self, batch, augment):
-        flat, _ = augment(*constant((200, 100, 30), 8, 16), crop_px=16, blur=1.0, blur_sigma_px=2.0)
+    def test_blur_keeps_flat_images_and_smooths_others(self, batch):
+        flat, _ = augment(*constant((200, 100, 30), 8, 16), crop_px=16, blur={"probability": 1.0, "sigma_px": 2.0})
         torch.testing.assert_close(flat, constant((200, 100, 30), 8, 16)[0] / 255, atol=1e-5, rtol=0)
-        blurred, label_maps = augment(*batch, blur=1.0, blur_sigma_px=2.0)
+        blurred, label_maps = augment(*batch, blur={"probability": 1.0, "sigma_px": 2.0})
         sharp, expected = crop_batch(*batch, CROP)
         assert (blurred.std(dim=(1, 2, 3)) <= sharp.std(dim=(1, 2, 3)) + 1e-4).all()
         assert (blurred.std(dim=(1, 2, 3)) < 0.5 * sharp.std(dim=(1, 2, 3))).any()
         assert torch.equal(label_maps, expected)
 
-    def test_blur_is_gaussian(self, augment):
+    def test_blur_is_gaussian(self):
         """A point becomes a bell whose variance is sigma squared, the same along both axes and in all channels."""
         images, label_maps = constant((0, 0, 0), 16, 33)
         images[:, :, 16, 16] = 255
-        blurred, _ = augment(images, label_maps, crop_px=33, blur=1.0, blur_sigma_px=2.0)
+        blurred, _ = augment(images, label_maps, crop_px=33, blur={"probability": 1.0, "sigma_px": 2.0})
         axis = torch.arange(33) - 16.0
         variances = [(blurred.sum(dim=dim) * axis**2).sum(dim=-1) for dim in (2, 3)]
         torch.testing.assert_close(variances[0], variances[1], atol=1e-3, rtol=0)
@@ -342,3 +364,48 @@ class TestColours:
         assert variances[0].max() <= 4
         assert variances[0].max() > 1.5
         torch.testing.assert_close(blurred.sum(dim=(2, 3)), torch.ones(16, 3), atol=1e-4, rtol=0)
+
+
+class TestChoice:
+    def test_nothing_is_drawn_for_an_effect_that_is_left_out_or_null(self, batch):
+        numbers = torch.Generator().manual_seed(0)
+        before = numbers.get_state()
+        build(**dict.fromkeys(EFFECTS))(*batch, CROP, numbers)
+        assert torch.equal(numbers.get_state(), before)
+
+    def test_the_order_of_the_names_changes_nothing(self, batch):
+        backwards = dict(reversed(STRONG.items()))
+        for first, second in zip(augment(*batch, **STRONG), augment(*batch, **backwards), strict=True):
+            assert torch.equal(first, second)
+
+    def test_without_a_backend_and_with_that_of_the_cpu_tiles_are_cropped(self, batch):
+        for backend in (None, "albumentations"):
+            crop = build_augment(AugmentParams(backend=backend, effects=STRONG))
+            for first, second in zip(crop(*batch, CROP, None), crop_batch(*batch, CROP), strict=True):
+                assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("choice", ["none", "weak", "strong", "em"])
+    def test_the_groups_of_conf_are_understood(self, batch, choice):
+        augmentation = build_augment(compose_params([f"augment={choice}"]).augment)
+        images, _ = augmentation(*batch, CROP, torch.Generator().manual_seed(0))
+        assert torch.equal(images, crop_batch(*batch, CROP)[0]) == (choice == "none")
+
+    def test_effects_of_the_cpu_are_known_and_left_to_it(self, batch):
+        images, _ = augment(*batch, clahe={"probability": 1.0})
+        torch.testing.assert_close(images, crop_batch(*batch, CROP)[0], atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("effects", "message"),
+        [
+            ({"zooom": {}}, r"augment\.effects\.zooom: no such effect; there are .*zoom.*jpeg"),
+            ({"zoom": {}}, r"augment\.effects\.zoom\.octaves: missing"),
+            ({"flips": {"deg": 1.0}}, r"augment\.effects\.flips\.deg: no such key"),
+            ({"blur": {"probability": 1.5, "sigma_px": 1.0}}, r"augment\.effects\.blur\.probability: .*got 1\.5"),
+            ({"rotation": {"deg": -1.0}}, r"augment\.effects\.rotation\.deg: .*got -1"),
+        ],
+    )
+    @pytest.mark.parametrize("backend", ["device", "albumentations", None])
+    def test_what_is_unknown_missing_or_out_of_bounds_is_refused(self, backend, effects, message):
+        with pytest.raises(InputError, match=message) as refusal:
+            build_augment(AugmentParams(backend=backend, effects=effects))
+        assert "\n" not in str(refusal.value)

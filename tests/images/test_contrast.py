@@ -1,9 +1,9 @@
-"""The stretch, by hand: ends go to 0 and 255, a blank image stays dark, all channels alike."""
+"""The stretch, by hand: ends go to 0 and 255, a blank image stays dark, all channels alike; and what people are shown."""
 
 import numpy as np
 import pytest
 
-from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.contrast import apply_contrast, brighten_image, find_contrast, stretch_images
 from pipeline.params import ContrastParams
 
 WHOLE_RANGE = ContrastParams(stretch=True, low_percentile=0, high_percentile=100, min_span=16)
@@ -66,3 +66,21 @@ def test_in_place_is_the_same_and_no_copy():
     assert expected is not image
     assert apply_contrast(image, table, in_place=True) is image
     np.testing.assert_array_equal(image, expected)
+
+
+def test_images_are_stretched_each_by_its_own_range():
+    images = [("a", image_of(50, 150)), ("b", image_of(10, 60))]
+    stretched = list(stretch_images(iter(images), WHOLE_RANGE))
+    assert [name for name, _ in stretched] == ["a", "b"]
+    assert [image[0, :, 0].tolist() for _, image in stretched] == [[0, 255], [0, 255]]
+    assert images[0][1][0, :, 0].tolist() == [50, 150]
+
+
+def test_a_dim_image_is_brightened_for_display_and_a_bright_one_kept():
+    dim, bright = image_of(0, 51), image_of(0, 200)
+    shown, brightened = brighten_image(dim)
+    assert brightened
+    assert shown[0, :, 0].tolist() == [0, 255]
+    assert brighten_image(bright)[0] is bright
+    assert not brighten_image(bright)[1]
+    assert not brighten_image(image_of(0, 0))[0].any()

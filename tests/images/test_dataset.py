@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.diameter import equivalent_diameter, zooms_to_size
 from pipeline.errors import InputError
-from pipeline.images.dataset import TileDataset, base_zooms, cut_tile, make_loader, sampling_weights
-from pipeline.images.store import Pack, PackWriter
+from pipeline.images import dataset as dataset_module
+from pipeline.images.cpu_augment import CpuAugment
+from pipeline.images.dataset import TileDataset, TrainingImages, cut_tile, make_loader, sampling_weights
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
 
@@ -20,26 +22,32 @@ def blocks(rng, shape=(90, 110), side=15):
 
 
 @pytest.fixture
-def split(tmp_path):
-    """Return a pack of four images and its table; image i is of the level 40 * i beside its nuclei."""
+def split(make_split):
+    """Return a split of four images; image i is of the level 40 * i beside its nuclei."""
     rng = np.random.default_rng(0)
-    with PackWriter(tmp_path / "images.npz") as pack:
-        for i in range(4):
-            image, label_map = blocks(rng)
-            pack.add(f"{i}.image", np.maximum(image, 40 * i).astype(np.uint8))
-            pack.add(f"{i}.label_map", label_map)
-    table = pd.DataFrame({"image_id": list("0123"), "image_type": TYPES, "median_area_px": [225.0, 225.0, 225.0, 0.0]})
-    return Pack(tmp_path / "images.npz"), table
+    images = {}
+    for i in range(4):
+        image, label_map = blocks(rng)
+        images[str(i)] = np.maximum(image, 40 * i).astype(np.uint8), label_map
+    return make_split(images, image_type=TYPES, median_area_px=[225.0, 225.0, 225.0, 0.0])
 
 
 @pytest.fixture
-def make_dataset(split, params, no_augment):
-    def make(first=0, last=12, seed=5, **train):
-        settings = {"tile_px": 48, "crop_px": 32, "balance_types": 0.5, "object_diameter_px": 20.0} | train
-        contrast = params.contrast.model_copy(update={"stretch": False})
-        return TileDataset(
-            *split, params.train.model_copy(update=settings), contrast, no_augment, seed, first=first, last=last
+def make_images(params):
+    def make(split, stretch=False, object_diameter_px=20.0, balance_types=0.5):
+        contrast = {"stretch": stretch, "low_percentile": 0.0, "high_percentile": 100.0}
+        size = {"object_diameter_px": object_diameter_px}
+        return TrainingImages(
+            split, params.contrast.model_copy(update=contrast), params.size.model_copy(update=size), balance_types
         )
+
+    return make
+
+
+@pytest.fixture
+def make_dataset(split, make_images, no_augment):
+    def make(first=0, last=12, seed=5, **changes):
+        return TileDataset(make_images(split, **changes), 48, CpuAugment(no_augment, 32), seed, first, last)
 
     return make
 
@@ -93,33 +101,42 @@ class TestRunningNumbers:
             assert torch.equal(images, images_there)
             assert torch.equal(label_maps, label_maps_there)
 
-    def test_no_images_are_refused(self, make_dataset, split):
-        pack, table = split
+    def test_no_images_are_refused(self, make_images, split):
         with pytest.raises(InputError, match="no images to train on"):
-            TileDataset(pack, table.iloc[:0], None, None, None, 0, 0, 1)
+            make_images(split.select([]))
+
+    def test_images_are_named_as_their_samples_show_them(self, make_dataset, make_images, split):
+        """Image i is of the level 40 * i beside its nuclei."""
+        levels = [int(tile.min()) for tile, _ in (make_dataset(first=7, last=19)[n] for n in range(12))]
+        assert make_images(split).name_images(5, range(7, 19)) == [str(level // 40) for level in levels]
+        assert len(set(levels)) > 1
 
 
-def test_the_contrast_of_the_whole_image_is_used(split, params, no_augment):
+def test_the_contrast_of_the_whole_image_is_used(split, make_images, no_augment):
     """Image 3 spans 120 to 255; a tile of it is stretched alike, whatever the tile itself spans."""
-    stretch = params.contrast.model_copy(update={"stretch": True, "low_percentile": 0.0, "high_percentile": 100.0})
-    train = params.train.model_copy(update={"tile_px": 8, "crop_px": 8, "start_crop_px": 8, "object_diameter_px": 0.0})
-    pack, table = split
-    dataset = TileDataset(pack, table.iloc[3:], train, stretch, no_augment, 0, 0, 30)
+    images = make_images(split.select(["3"]), stretch=True, object_diameter_px=0.0)
+    dataset = TileDataset(images, 8, CpuAugment(no_augment, 8), 0, 0, 30)
     assert {int(level) for n in range(30) for level in dataset[n][0].unique()} == {0, 255}
 
 
-class TestZoom:
-    def test_zooms_by_hand(self):
-        """A disc of 10 px radius has a diameter of 20 px; 0 knows no size; the last two meet the bounds."""
-        areas = np.array([np.pi * 100, np.pi * 25, 0.0, np.pi * 10_000**2, 1.0])
-        assert base_zooms(areas, 30.0) == pytest.approx([1.5, 3.0, 1.0, 0.25, 4.0])
-        assert base_zooms(areas, 0.0).tolist() == [1.0] * 5
+def test_contrast_is_found_once_for_all_data_sets_of_a_training(split, make_images, no_augment, monkeypatch):
+    found = []
+    find = dataset_module.find_contrast
+    monkeypatch.setattr(dataset_module, "find_contrast", lambda *arguments: found.append(1) or find(*arguments))
+    images = make_images(split, stretch=True)
+    for tile_px in (16, 48):
+        TileDataset(images, tile_px, CpuAugment(no_augment, 8), 0, 0, 3)[0]
+    images.name_images(0, range(9))
+    assert len(found) == len(split)
 
+
+class TestZoom:
     @pytest.mark.parametrize("radius", [8, 12, 30])
-    def test_a_disc_gets_the_wished_diameter(self, radius):
+    def test_a_disc_gets_the_wished_diameter(self, params, radius):
         rows, cols = np.mgrid[:100, :100] - 50
         disc = (rows**2 + cols**2 <= radius**2).astype(np.uint16)
-        zoom = float(base_zooms(np.array([disc.sum()], float), 28.0)[0])
+        size = params.size.model_copy(update={"object_diameter_px": 28.0})
+        zoom = float(zooms_to_size(equivalent_diameter(np.array([disc.sum()])), size)[0])
         image = np.repeat(disc[..., None] * np.uint8(255), 3, axis=2).astype(np.uint8)
         tile, ids = cut_tile(image, disc, max(50, round(100 * zoom)), zoom, np.random.default_rng(0))
         assert (ids == 1).sum() == pytest.approx(np.pi * 14**2, rel=0.06)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.images.image_type import IMAGE_TYPES, classify_image_type
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.images.splits import PreparedSplit
 
 PURPLE, PINK, WHITE = (110, 50, 140), (200, 130, 190), (235, 230, 238)
 
@@ -53,30 +52,28 @@ def test_a_pixel_of_colour():
 
 
 @pytest.fixture(scope="module")
-def table(prepared_sample):
-    return read_table(prepared_sample)
+def split(prepared_sample):
+    return PreparedSplit.open(prepared_sample)
 
 
 class TestSample:
-    def test_all_four_types_of_stage_1_are_there(self, table):
-        assert table["image_type"].value_counts().to_dict() == {
+    def test_all_four_types_of_stage_1_are_there(self, split):
+        assert split.table["image_type"].value_counts().to_dict() == {
             "fluorescence": 46,
             "purple_on_purple": 8,
             "purple_on_white": 3,
             "brightfield": 2,
         }
 
-    def test_grey_types_are_the_images_whose_channels_are_equal(self, table, prepared_sample):
-        pack = Pack(prepared_sample / "images.npz")
-        for row in table.itertuples():
-            image = pack[f"{row.image_id}.image"]
+    def test_grey_types_are_the_images_whose_channels_are_equal(self, split):
+        for row in split.table.itertuples():
+            image = split.image(row.image_id)
             grey = bool((image == image[..., :1]).all())
             assert grey == (row.image_type in ("fluorescence", "brightfield")), row.image_id
 
-    def test_nuclei_are_bright_in_fluorescence_and_dark_elsewhere(self, table, prepared_sample):
-        pack = Pack(prepared_sample / "images.npz")
-        for row in table.itertuples():
-            luminance = pack[f"{row.image_id}.image"].mean(axis=2)
-            nuclei = pack[f"{row.image_id}.label_map"] > 0
+    def test_nuclei_are_bright_in_fluorescence_and_dark_elsewhere(self, split):
+        for row in split.table.itertuples():
+            luminance = split.image(row.image_id).mean(axis=2)
+            nuclei = split.label_map(row.image_id) > 0
             bright = luminance[nuclei].mean() > luminance[~nuclei].mean()
             assert bright == (row.image_type == "fluorescence"), row.image_id

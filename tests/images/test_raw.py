@@ -162,7 +162,7 @@ class TestDamage:
         monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
         message = self.refusal(self.patch_size(png(RGB), 2**31 - 1, 2**31 - 1))
         assert "2147483647 x 2147483647 px" in message
-        assert "data.max_pixels" in message
+        assert "housekeeping.max_pixels" in message
 
     @pytest.mark.parametrize("data", [b"", b"GIF89a", b"hello", bytes(1000), b"\x89PNG\r\n\x1a\n"])
     def test_what_is_no_image(self, data):

@@ -10,16 +10,11 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.rle import encode_label_map
-from pipeline.nuclei.submission import (
-    read_label_maps,
-    read_solution,
-    read_submission,
-    score_submission,
-    validate_submission,
-    write_submission,
-)
+from pipeline.nuclei.solution import read_solution, read_solution_of, score_submission
+from pipeline.nuclei.submission import read_label_maps, read_submission, validate_submission, write_submission
 
 SHAPES = {"a": (3, 4), "b": (2, 2)}
+SOLUTION_HEADER = "ImageId,EncodedPixels,Height,Width,Usage"
 
 
 def draw_label_maps(seed=0):
@@ -40,7 +35,11 @@ def write_solution(path, label_maps, usage="Private"):
         for image_id, label_map in label_maps.items()
         for text in encode_label_map(label_map) or [""]
     ]
-    return write(path, *rows, header="ImageId,EncodedPixels,Height,Width,Usage")
+    return write(path, *rows, header=SOLUTION_HEADER)
+
+
+def score_files(submission, solution):
+    return score_submission(read_submission(submission), read_solution(solution))
 
 
 def test_writes_the_competitions_format(tmp_path):
@@ -55,7 +54,7 @@ def test_what_is_written_is_valid(tmp_path):
     write_submission(path, maps.items())
     nuclei = sum(len(np.unique(m[m > 0])) for m in maps.values())
     assert validate_submission(path, {image_id: m.shape for image_id, m in maps.items()}) == nuclei
-    assert list(read_submission(path)) == list(maps)
+    assert list(read_submission(path).images) == list(maps)
 
 
 def test_label_maps_come_back_as_written(tmp_path):
@@ -145,8 +144,8 @@ def test_ignored_rows_of_a_solution_are_dropped(tmp_path):
         "a,9 1,3,4,IGNORED",
         "d,x,,,ignored",
     ]
-    path = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
-    truths = read_solution(path)
+    path = write(tmp_path / "solution.csv", *lines, header=SOLUTION_HEADER)
+    truths = read_solution(path).truths
     assert {i: (t.shape, [row.text for row in t.rows]) for i, t in truths.items()} == {
         "a": ((3, 4), ["1 2", "5 1"]),
         "c": ((2, 5), []),
@@ -169,14 +168,14 @@ def test_ignored_rows_of_a_solution_are_dropped(tmp_path):
 )
 def test_faults_of_a_solution_are_named(tmp_path, lines, message):
     with pytest.raises(InputError, match=message):
-        read_solution(write(tmp_path / "s.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage"))
+        read_solution(write(tmp_path / "s.csv", *lines, header=SOLUTION_HEADER))
 
 
 def test_scores_are_those_of_the_label_maps(tmp_path):
     truths = draw_label_maps()
     predictions = {i: np.roll(m, 1, axis=1) for i, m in truths.items()}
     write_submission(tmp_path / "s.csv", predictions.items())
-    result = score_submission(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths))
+    result = score_files(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths))
     expected = [score(truths[i], predictions[i]) for i in truths]
     assert result.table["image_id"].tolist() == list(truths)
     assert list(result.table)[:3] == ["image_id", "ap", "ap50"]
@@ -191,7 +190,7 @@ def test_images_that_the_solution_does_not_score_are_counted(tmp_path):
     truths = draw_label_maps()
     write_submission(tmp_path / "s.csv", truths.items())
     scored = {i: truths[i] for i in ("image03", "image08")}
-    result = score_submission(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", scored))
+    result = score_files(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", scored))
     assert result.table["ap"].tolist() == [1, 1]
     assert result.not_scored == len(truths) - 2
 
@@ -200,30 +199,30 @@ def test_a_scored_image_must_be_in_the_submission(tmp_path):
     truths = draw_label_maps()
     write_submission(tmp_path / "s.csv", list(truths.items())[1:])
     with pytest.raises(InputError, match="no row for image image00"):
-        score_submission(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths))
+        score_files(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths))
 
 
 def test_a_solution_that_scores_nothing_is_refused(tmp_path):
     truths = draw_label_maps()
     write_submission(tmp_path / "s.csv", truths.items())
     with pytest.raises(InputError, match="no row is scored"):
-        score_submission(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths, "Ignored"))
+        score_files(tmp_path / "s.csv", write_solution(tmp_path / "solution.csv", truths, "Ignored"))
 
 
 def test_true_masks_that_cover_an_image_many_times_are_refused(tmp_path):
     lines = ["a,1 10000,100,100,Private"] * 20
-    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    solution = write(tmp_path / "solution.csv", *lines, header=SOLUTION_HEADER)
     with pytest.raises(InputError, match=r"solution\.csv: line 18: image a: its masks cover it 16 times"):
-        score_submission(write(tmp_path / "s.csv", "a,1 5"), solution)
+        score_files(write(tmp_path / "s.csv", "a,1 5"), solution)
 
 
 def test_pairs_of_nuclei_without_number_are_refused(tmp_path):
     """9,000 of a pixel each, on both sides: a table of 650 MB."""
     numbers = range(1, 18_000, 2)
     lines = [f"a,{i} 1,100,200,Private" for i in numbers]
-    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    solution = write(tmp_path / "solution.csv", *lines, header=SOLUTION_HEADER)
     with pytest.raises(InputError, match="image a: 9000 true nuclei and 9000 predicted ones"):
-        score_submission(write(tmp_path / "s.csv", *(f"a,{i} 1" for i in numbers)), solution)
+        score_files(write(tmp_path / "s.csv", *(f"a,{i} 1" for i in numbers)), solution)
 
 
 LINES = st.lists(
@@ -254,25 +253,60 @@ def test_whatever_the_lines_a_submission_is_valid_or_refused(tmp_path, lines):
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES)
 def test_whatever_the_lines_a_solution_scores_or_is_refused(tmp_path, lines):
-    solution = write(tmp_path / "solution.csv", *lines, header="ImageId,EncodedPixels,Height,Width,Usage")
+    solution = write(tmp_path / "solution.csv", *lines, header=SOLUTION_HEADER)
     with contextlib.suppress(InputError):
-        truths = read_solution(solution)
-        result = score_submission(write(tmp_path / "s.csv", "a,1 2", "b,", "c,"), solution)
+        truths = read_solution(solution).truths
+        result = score_files(write(tmp_path / "s.csv", "a,1 2", "b,", "c,"), solution)
         assert result.table["image_id"].tolist() == sorted(truths)
         assert 0 <= result.mean <= 1
 
 
 def test_true_masks_that_overlap_keep_all_their_pixels(tmp_path):
-    header = "ImageId,EncodedPixels,Height,Width,Usage"
-    solution = write(tmp_path / "solution.csv", "a,1 6,1,12,Private", "a,6 5,1,12,Private", header=header)
+    solution = write(tmp_path / "solution.csv", "a,1 6,1,12,Private", "a,6 5,1,12,Private", header=SOLUTION_HEADER)
     submission = write(tmp_path / "s.csv", "a,1 5", "a,6 5")
     # 5 of 6 pixels, 0.833 (a match up to 0.80), and all of 5.
     expected = [1.0] * 7 + [1 / 3] * 3
-    table = score_submission(submission, solution).table
+    table = score_files(submission, solution).table
     np.testing.assert_allclose(table.loc[0, "ap50":].to_numpy(float), expected)
 
 
 def test_one_prediction_matches_one_of_two_equal_true_masks(tmp_path):
-    header = "ImageId,EncodedPixels,Height,Width,Usage"
-    solution = write(tmp_path / "solution.csv", "a,1 6,1,12,Private", "a,1 6,1,12,Private", header=header)
-    assert score_submission(write(tmp_path / "s.csv", "a,1 6"), solution).mean == 0.5
+    solution = write(tmp_path / "solution.csv", "a,1 6,1,12,Private", "a,1 6,1,12,Private", header=SOLUTION_HEADER)
+    assert score_files(write(tmp_path / "s.csv", "a,1 6"), solution).mean == 0.5
+
+
+def test_the_solution_of_a_test_set(tmp_path):
+    maps = draw_label_maps()
+    path = write_solution(tmp_path / "solution.csv", maps)
+    solution = read_solution_of(path, list(maps))
+    assert solution.path == path
+    assert solution.truths == read_solution(path).truths
+    # A solution may score a part of the test set, as that of stage 2 does.
+    assert read_solution_of(path, [*maps, "other"]).truths.keys() == maps.keys()
+
+
+def test_the_solution_of_other_images_is_refused(tmp_path):
+    maps = draw_label_maps()
+    path = write_solution(tmp_path / "solution.csv", maps)
+    with pytest.raises(
+        InputError, match=r"solution\.csv: image image00 is none of the test images; set data\.solution"
+    ):
+        read_solution_of(path, list(maps)[1:])
+
+
+def test_where_no_solution_is_known_there_is_none(tmp_path):
+    assert read_solution_of(tmp_path / "missing.csv", ["a"]) is None
+    assert read_solution_of(tmp_path, ["a"]) is None
+    # Without test images nothing is scored, and the file, here no solution at all, is not read.
+    assert read_solution_of(write(tmp_path / "s.csv", "a,1 2"), []) is None
+
+
+def test_a_submission_that_was_read_needs_its_file_no_more(tmp_path):
+    maps, path = draw_label_maps(), tmp_path / "s.csv"
+    write_submission(path, maps.items())
+    submission, solution = read_submission(path), read_solution(write_solution(tmp_path / "solution.csv", maps))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    submission.check({image_id: label_map.shape for image_id, label_map in maps.items()})
+    assert submission.count_nuclei() == sum(len(np.unique(m[m > 0])) for m in maps.values())
+    assert score_submission(submission, solution).mean == 1

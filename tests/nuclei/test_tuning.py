@@ -13,18 +13,25 @@ from pipeline.errors import InputError
 from pipeline.nuclei.decoding import Decoding, decode_instances
 from pipeline.nuclei.metric import count_matches
 from pipeline.nuclei.targets import encode_targets
-from pipeline.nuclei.tuning import candidates, choose, count_candidates, cross_fit, middle_candidate, score_candidates
+from pipeline.nuclei.tuning import (
+    choose,
+    count_decodings,
+    cross_fit,
+    decoding_grid,
+    middle_decoding,
+    score_decodings,
+)
 from pipeline.params import DecodeParams, TargetsParams
 
 PARAMS = DecodeParams(
-    seed_threshold=(0.4, 0.7), boundary_weight=(0.5, 1.0), mask_threshold=(0.3, 0.5), min_area_px=(1, 15, 40), workers=2
+    seed_threshold=(0.4, 0.7), boundary_weight=(0.5, 1.0), mask_threshold=(0.3, 0.5), min_area_px=(1, 15, 40)
 )
 
 
 def draw_images(n):
-    """Label maps, and their targets under noise, keyed as the packs are."""
+    """Return (image_id, probabilities, label map) of images: targets under noise, and what they are the targets of."""
     rng = np.random.default_rng(0)
-    truths, probabilities = {}, {}
+    images = []
     for i in range(n):
         label_map = np.kron(rng.integers(0, 9, (5, 6 + i)), np.ones((9, 8), np.int32)).astype(np.uint16)
         targets = encode_targets(
@@ -32,60 +39,49 @@ def draw_images(n):
             TargetsParams(boundary="contact", boundary_px=2, distance_px=4),
         )[0].numpy()
         noisy = np.clip(0.7 * targets + 0.3 * rng.random(targets.shape), 0, 1)
-        truths[f"image{i}.label_map"] = label_map
-        probabilities[f"image{i}.probabilities"] = np.ascontiguousarray(
-            (noisy * 255).astype(np.uint8).transpose(1, 2, 0)[None]
-        )
-    return probabilities, truths, [f"image{i}" for i in range(n)]
+        probabilities = np.ascontiguousarray((noisy * 255).astype(np.uint8).transpose(1, 2, 0)[None])
+        images.append((f"image{i}", probabilities, label_map))
+    return images
 
 
 def as_tuples(counts):
     return [[(m.n_truth, m.n_prediction, *m.true_positives.tolist()) for m in image] for image in counts]
 
 
-def test_candidates_are_all_combinations():
-    choices = candidates(PARAMS)
+def test_the_grid_is_all_combinations():
+    choices = decoding_grid(PARAMS)
     assert len(set(choices)) == len(choices) == 2 * 2 * 2 * 3
     assert choices[:2] == [Decoding(0.4, 0.5, 0.3, 1), Decoding(0.4, 0.5, 0.3, 15)]
-    assert {f.name for f in dataclasses.fields(Decoding)} | {"workers"} == set(DecodeParams.model_fields)
+    assert {f.name for f in dataclasses.fields(Decoding)} == set(DecodeParams.model_fields)
 
 
-def test_the_middle_candidate_is_one_of_them():
-    assert middle_candidate(PARAMS) == Decoding(0.7, 1.0, 0.5, 15)
-    assert middle_candidate(PARAMS) in candidates(PARAMS)
+def test_the_middle_decoding_is_one_of_them():
+    assert middle_decoding(PARAMS) == Decoding(0.7, 1.0, 0.5, 15)
+    assert middle_decoding(PARAMS) in decoding_grid(PARAMS)
 
 
 def test_shared_work_counts_as_decoding_anew_does():
-    probabilities, truths, image_ids = draw_images(3)
-    choices = candidates(PARAMS)
-    counts = count_candidates(probabilities, truths, image_ids, choices, workers=1)
+    images, choices = draw_images(3), decoding_grid(PARAMS)
+    counts = count_decodings(images, choices, 1, len(images))
     anew = [
-        [
-            count_matches(truths[f"{i}.label_map"], decode_instances(probabilities[f"{i}.probabilities"][0], choice))
-            for choice in choices
-        ]
-        for i in image_ids
+        [count_matches(truth, decode_instances(probabilities[0], choice)) for choice in choices]
+        for _, probabilities, truth in images
     ]
     assert as_tuples(counts) == as_tuples(anew)
-    assert len({tuple(column) for column in score_candidates(counts).T}) > 3  # the candidates do differ
+    assert len({tuple(column) for column in score_decodings(counts).T}) > 3  # the decodings do differ
 
 
 def test_processes_give_what_one_process_gives():
-    probabilities, truths, image_ids = draw_images(6)
-    image_ids = image_ids[::-1]
-    choices = candidates(PARAMS)[::5]
-    alone = count_candidates(probabilities, truths, image_ids, choices, workers=1)
-    assert as_tuples(count_candidates(probabilities, truths, image_ids, choices, workers=2)) == as_tuples(alone)
+    images, choices = draw_images(6)[::-1], decoding_grid(PARAMS)[::5]
+    alone = count_decodings(images, choices, 1, len(images))
+    assert as_tuples(count_decodings(iter(images), choices, 2, len(images))) == as_tuples(alone)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_faults_name_the_image(workers):
-    probabilities, truths, image_ids = draw_images(2)
-    with pytest.raises(InputError, match="image other: it has no probabilities"):
-        count_candidates(probabilities, truths, [*image_ids, "other"], candidates(PARAMS)[:1], workers)
-    truths["image1.label_map"] = truths["image1.label_map"][1:]
+    first, (name, probabilities, truth) = draw_images(2)
     with pytest.raises(InputError, match="image image1: the truth is"):
-        count_candidates(probabilities, truths, image_ids, candidates(PARAMS)[:1], workers)
+        count_decodings([first, (name, probabilities, truth[1:])], decoding_grid(PARAMS)[:1], workers, 2)
 
 
 def test_the_best_mean_is_chosen_and_the_first_of_equals():

@@ -9,45 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-import yaml
 
 from pipeline.errors import InputError
-from pipeline.experiments.instances import load_finder
-from pipeline.experiments.segment import segment_files
-from pipeline.images.store import Pack
+from pipeline.folds.candidate_store import CandidateStore
+from pipeline.folds.finder import load_finder
+from pipeline.folds.predictions import Predictions
+from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.candidates import FEATURES
 from pipeline.nuclei.metric import score
-from pipeline.nuclei.submission import read_label_maps, score_submission, validate_submission
-from pipeline.params import Params, load_params
-from pipeline.stages import evaluate, folds, predict_oof, predict_test, prepare, report, size, submit, train
+from pipeline.nuclei.solution import read_solution, score_submission
+from pipeline.nuclei.submission import read_label_maps, read_submission, validate_submission
+from pipeline.params import Params
+from pipeline.predict.segment import Segmenter, load_segmenter, segment_files
+from pipeline.stages import evaluate, folds, predict_oof, predict_testset, prepare, report, size, submit, train
 from tests.faults.workspace import make_archives
+from tests.tiny import tiny_params
 
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "data" / "sample"
-
-
-def tiny_params(**changes: object) -> Params:
-    """Return params.yaml's parameters, shrunk until a fold trains in a second."""
-    content = load_params(ROOT / "params.yaml").model_dump()
-    content["unet"] = {
-        "name": "vanilla", "depth": 3, "width": 4, "padding": "same", "upsampling": "nearest", "dropout": 0.0,
-    }  # fmt: skip
-    content["train"] |= {
-        "device": "cpu", "threads": 1, "epochs": 2, "steps_per_epoch": 3, "batch": 2, "tile_px": 80, "crop_px": 64,
-        "start_crop_px": 32,
-    }  # fmt: skip
-    content["housekeeping"] |= {"score_every_epochs": 1, "score_images": 1}
-    content["folds"] |= {"ids": [0, 1], "tries": 2}
-    content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
-    content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5], "workers": 1}
-    # A network that has learnt nothing finds little of worth.
-    content["select"] |= {"trees": 20, "min_worth": 0.0}
-    content["data"] |= {"workers": 1}
-    content["evaluate"] |= {"bootstrap": 100}
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        content[section][name] = value
-    return Params.model_validate(content)
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +51,17 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         predict_oof.main(train_split, table, weights, sizes, fold, oof / f"{fold}.npz", params)
     candidates, nuclei = out / "candidates.npz", out / "oof.csv"
     evaluate.main(train_split, table, oof, scores, cv, decoding, candidates, nuclei, params)
-    predict_test.main(test_split, weights, sizes, out / "probabilities.npz", params)
+    predict_testset.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
-        archives, train_split, test_split, out / "probabilities.npz", decoding, candidates, scores, cv, weights,
-        submission, card, out / "seconds", params,
+        archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities.npz",
+        decoding=decoding, candidates=candidates, scores=scores, summary=cv, weights=weights, submission=submission,
+        card=card, local=out / "run.local.json", journal=out / "journal", params=params,
     )  # fmt: skip
     report.main(
-        train_split,
-        nuclei,
-        scores,
-        cv,
-        history,
-        card,
-        submission,
-        out / "curves.csv",
-        out / "report.html",
-        params,
-    )
+        prepared=train_split, nuclei=nuclei, scores=scores, summary=cv, histories=history, card=card,
+        submission=submission, curves=out / "curves.csv", out=out / "report.html", params=params,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +72,10 @@ def run(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_submission_is_valid_and_scored_as_the_card_says(archives: Path, run: Path) -> None:
-    table = pd.read_csv(run / "test" / "table.csv")
-    shapes = {row.image_id: (row.height, row.width) for row in table.itertuples()}
-    validate_submission(run / "submission.csv", shapes)
+    validate_submission(run / "submission.csv", PreparedSplit.open(run / "test").shapes())
     card = json.loads((run / "run.json").read_text())
-    assert card["lb_map"] == score_submission(run / "submission.csv", archives / "stage1_solution.csv").mean
+    solution = read_solution(archives / "stage1_solution.csv")
+    assert card["lb_map"] == score_submission(read_submission(run / "submission.csv"), solution).mean
     assert card["expected_lb_low"] <= card["expected_lb"] <= card["expected_lb_high"]
     assert len(card["digests"]) == 6
     assert card["params"]["folds"]["ids"] == [0, 1]
@@ -121,8 +91,7 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
     assert cv["cv_map"] == pytest.approx(scores["ap"].mean(), abs=1e-6)
     for fold in (0, 1):
         held_out = set(table.loc[table["fold"] == fold, "image_id"])
-        pack = Pack(run / "oof" / f"{fold}.npz")
-        assert set(pack) == {f"{name}.{part}" for name in held_out for part in ("probabilities", "zoom")}
+        assert set(Predictions([run / "oof" / f"{fold}.npz"])) == held_out
 
 
 def evaluate_again(run: Path, out: Path, params: Params) -> dict[str, Any]:
@@ -134,25 +103,27 @@ def evaluate_again(run: Path, out: Path, params: Params) -> dict[str, Any]:
 
 def test_the_held_out_nuclei_are_those_that_were_scored(run: Path) -> None:
     scores = pd.read_csv(run / "scores.csv").set_index("image_id")["ap"]
-    truths = Pack(run / "train" / "images.npz")
-    shapes = {name: truths[f"{name}.label_map"].shape for name in scores.index}
-    for image_id, label_map in read_label_maps(run / "oof.csv", shapes):
-        assert score(truths[f"{image_id}.label_map"], label_map) == pytest.approx(scores[image_id], abs=1e-6)
+    split = PreparedSplit.open(run / "train")
+    for image_id, label_map in read_label_maps(run / "oof.csv", split.shapes()):
+        assert score(split.label_map(image_id), label_map) == pytest.approx(scores[image_id], abs=1e-6)
 
 
 def test_candidates_are_stored_with_their_worth_for_every_image(run: Path) -> None:
-    pack, table = Pack(run / "candidates.npz"), pd.read_csv(run / "folds.csv")
-    for image_id in table["image_id"]:
-        features, worth = pack[f"{image_id}.features"], pack[f"{image_id}.worth"]
+    store = CandidateStore(run / "candidates.npz")
+    assert sorted(store) == PreparedSplit.open(run / "train").image_ids
+    for image_id in store:
+        features, worth = store.lesson(image_id)
         assert features.shape == (len(worth), len(FEATURES))
         assert ((worth >= 0) & (worth <= 1)).all()
 
 
 @pytest.mark.parametrize("changes", [{"select__trees": 0}, {"select__max_pixels": 1}])
 def test_without_candidates_one_decoding_finds_the_nuclei(run: Path, tmp_path: Path, changes: dict[str, int]) -> None:
-    cv = evaluate_again(run, tmp_path, tiny_params(**changes))
+    params = tiny_params(**changes)
+    cv = evaluate_again(run, tmp_path, params)
     assert cv["cv_map"] == pytest.approx(cv["one_decoding_map"])
-    finder = load_finder(tmp_path / "decoding.json", tmp_path / "candidates.npz", tiny_params(**changes))
+    files = tmp_path / "decoding.json", tmp_path / "candidates.npz"
+    finder = load_finder(*files, params.predict.scales, params.size, params.select)
     assert finder.model is None
     assert finder.find(np.zeros((3, 20, 30, 3), np.uint8), 1.0).shape == (20, 30)
 
@@ -163,10 +134,10 @@ def test_how_well_sizes_were_estimated_is_reported(run: Path) -> None:
 
 
 def test_native_sizes_need_no_estimate(archives: Path, tmp_path: Path) -> None:
-    run_chain(archives, tmp_path, tiny_params(train__object_diameter_px=0.0))
+    run_chain(archives, tmp_path, tiny_params(size__object_diameter_px=0.0))
     assert "size_error_octaves" not in json.loads((tmp_path / "cv.json").read_text())
-    pack = Pack(tmp_path / "probabilities.npz")
-    assert {float(pack[name]) for name in pack if name.endswith(".zoom")} == {1.0}
+    predictions = Predictions([tmp_path / "probabilities.npz"])
+    assert {zoom for _, zoom in predictions.values()} == {1.0}
 
 
 def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
@@ -187,15 +158,22 @@ def test_nothing_half_written_is_left(run: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(archives: Path, run: Path, tmp_path: Path) -> None:
-    run_chain(archives, tmp_path, tiny_params())
-    for name in ("submission.csv", "scores.csv", "cv.json", "decoding.json", "weights/0.safetensors", "oof/1.npz"):
-        assert (tmp_path / name).read_bytes() == (run / name).read_bytes(), name
+    again = tmp_path / run.name  # which the run card names
+    run_chain(archives, again, tiny_params())
+    # All but what says of itself that it differs from run to run, and the states to resume from.
+    names = [path.relative_to(run) for path in run.rglob("*") if path.is_file() and "resume" not in path.parts]
+    names.remove(Path("run.local.json"))
+    assert {str(name) for name in names} >= {"submission.csv", "scores.csv", "run.json", "report.html", "oof/1.npz"}
+    for name in names:
+        # The report says where its submission lies.
+        here, there = ((out / name).read_bytes().replace(bytes(out), b"") for out in (again, run))
+        assert here == there, name
 
 
 def test_without_a_test_set_prediction_and_submission_are_valid_and_empty(archives: Path, tmp_path: Path) -> None:
-    run_chain(archives, tmp_path, tiny_params(data__test="none"))
+    run_chain(archives, tmp_path, tiny_params(data__test=None))
     assert (tmp_path / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
-    assert len(Pack(tmp_path / "probabilities.npz")) == 0
+    assert len(Predictions([tmp_path / "probabilities.npz"])) == 0
     assert json.loads((tmp_path / "run.json").read_text())["lb_map"] is None
 
 
@@ -222,6 +200,13 @@ def test_training_refuses_a_fold_table_that_leaks_or_lacks_an_image(run: Path, t
     assert not (tmp_path / "0.safetensors").exists()
 
 
+def load(folds: Path, params: Params) -> Segmenter:
+    return load_segmenter(
+        folds, params.folds.ids, params.contrast, params.unet, params.runtime, params.size, params.predict,
+        params.select,
+    )  # fmt: skip
+
+
 def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tifffile.imwrite(tmp_path / "grey16.tif", rng.integers(0, 4000, (70, 50), dtype=np.uint16))
@@ -230,13 +215,8 @@ def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -
     )
     with zipfile.ZipFile(SAMPLE / "stage1_test.zip") as archive:
         (tmp_path / "real.png").write_bytes(archive.read(archive.namelist()[0]))
-    home = tmp_path / "run"
-    (home / "folds").mkdir(parents=True)
-    for name in ("weights", "sizes", "decoding.json", "candidates.npz"):
-        (home / "folds" / name).symlink_to(run / name)
-    (home / "params.yaml").write_text(yaml.safe_dump(json.loads(tiny_params().model_dump_json())))
-    paths = [tmp_path / name for name in ("grey16.tif", "stack.tif", "real.png")]
-    results = dict(segment_files(paths, tmp_path / "out", home / "params.yaml", home / "folds"))
+    params, paths = tiny_params(), [tmp_path / name for name in ("grey16.tif", "stack.tif", "real.png")]
+    results = dict(segment_files(paths, tmp_path / "out", load(run, params), params.housekeeping))
     names = ["grey16", *(f"stack.page{n:03d}" for n in range(4)), "real"]
     assert [path.name for path in results] == [f"{name}.label_map.tif" for name in names]
     for path, count in results.items():
@@ -250,4 +230,4 @@ def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -
 
 def test_predict_without_a_trained_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trained run"):
-        list(segment_files([tmp_path / "a.png"], tmp_path, tmp_path / "params.yaml", tmp_path / "folds"))
+        load(tmp_path / "folds", tiny_params())

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
+from pipeline.images.splits import PreparedSplit
+from pipeline.params import DataParams
 from pipeline.stages.prepare import main
 
 FILES = ["images.npz", "problems.csv", "table.csv"]
@@ -18,10 +18,20 @@ TRAIN = {"a/images/a.png": BLANK, "a/masks/m.png": np.full((6, 8), 255, np.uint8
 TEST = {"b/images/b.png": BLANK}
 
 
+def source(archive):
+    return {"archive": archive, "layout": "competition", "labels": None}
+
+
+def with_data(params, **changes):
+    data = DataParams.model_validate(params.data.model_dump() | changes)
+    return params.model_copy(update={"data": data})
+
+
 @pytest.fixture
-def stage_params(params, data_params):
-    names = {"train": "train.zip", "test": "test.zip"}
-    return params.model_copy(update={"data": data_params.model_copy(update=names)})
+def stage_params(params):
+    one_worker = params.housekeeping.model_copy(update={"workers": 1})
+    params = params.model_copy(update={"housekeeping": one_worker})
+    return with_data(params, sources={"made": source("train.zip")}, test=source("test.zip"), allow_unlabelled=False)
 
 
 @pytest.fixture
@@ -30,7 +40,7 @@ def outs(tmp_path):
 
 
 def without_test(params):
-    return params.model_copy(update={"data": params.data.model_copy(update={"test": "none"})})
+    return with_data(params, test=None)
 
 
 def listing(folder):
@@ -43,8 +53,13 @@ def test_both_splits_are_written(make_archive, tmp_path, outs, stage_params, cap
     main(tmp_path, *outs, stage_params)
     assert [listing(out) for out in outs] == [FILES, FILES]
     assert listing(outs[0].parent) == ["test", "train"]
-    assert read_table(outs[0])["nuclei"].tolist() == [1]
-    assert list(Pack(outs[1] / "images.npz")) == ["b.image"]
+    train, test = map(PreparedSplit.open, outs)
+    assert train.table["nuclei"].tolist() == [1]
+    assert train.table["source"].tolist() == ["made"]
+    assert train.label_map("a").max() == 1
+    assert test.image_ids == ["b"]
+    with pytest.raises(InputError, match="no label_map of the image 'b'"):
+        test.label_map("b")
     printed = capsys.readouterr().out
     assert "train: 1 images (1 fluorescence), 1 nuclei" in printed
     assert "test: 1 images (1 fluorescence), 0 nuclei" in printed
@@ -54,8 +69,26 @@ def test_without_a_test_set_its_split_is_valid_and_empty(make_archive, tmp_path,
     make_archive(TRAIN)
     main(tmp_path, *outs, without_test(stage_params))
     assert listing(outs[1]) == FILES
-    assert read_table(outs[1]).empty
-    assert len(Pack(outs[1] / "images.npz")) == 0
+    assert len(PreparedSplit.open(outs[1])) == 0
+
+
+def test_all_sources_become_one_split(make_archive, tmp_path, outs, stage_params):
+    make_archive(TRAIN, "first.zip")
+    make_archive({name.replace("a", "z", 1): content for name, content in TRAIN.items()}, "second.zip")
+    sources = {"zeta": source("first.zip"), "alpha": source("second.zip")}
+    main(tmp_path, *outs, with_data(stage_params, sources=sources, test=None))
+    split = PreparedSplit.open(outs[0])
+    assert split.table[["image_id", "source"]].to_numpy().tolist() == [["a", "zeta"], ["z", "alpha"]]
+    assert all(label_map.max() == 1 for _, label_map in split.label_maps())
+
+
+def test_an_image_that_two_sources_have_leaves_nothing(make_archive, tmp_path, outs, stage_params):
+    make_archive(TRAIN, "first.zip")
+    make_archive(TRAIN, "second.zip")
+    sources = {"zeta": source("first.zip"), "alpha": source("second.zip")}
+    with pytest.raises(InputError, match=r"first\.zip: .*image.* a is in .*alpha too"):
+        main(tmp_path, *outs, with_data(stage_params, sources=sources, test=None))
+    assert listing(outs[0].parent) == []
 
 
 @pytest.mark.parametrize(

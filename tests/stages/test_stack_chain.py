@@ -14,10 +14,13 @@ from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.experiments.membranes import write_stack
 from pipeline.files import write_text
-from pipeline.images.store import Pack, PackWriter
+from pipeline.folds.predictions import Predictions, write_predictions
+from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.membrane_metric import count_slice, score_stack
 from pipeline.params import Params
-from tests.stages.test_pipeline import run_chain, tiny_params
+from pipeline.unet.predict import Prediction
+from tests.stages.test_pipeline import run_chain
+from tests.tiny import tiny_params
 
 SLICES, SIDE = 6, 72
 
@@ -37,12 +40,14 @@ def make_stack(folder: Path) -> Path:
 
 def stack_params() -> Params:
     content = tiny_params().model_dump()
-    content["data"] |= {"layout": "stack", "train": "stack.zip", "test": "none", "solution": "none"}
+    source = {"archive": "stack.zip", "layout": "stack", "labels": None}
+    content["data"] |= {"sources": {"sections": source}, "test": None, "solution": None}
     content["folds"] |= {"groups": "blocks", "ids": [0, 1, 2]}
     content["unet"] |= {"padding": "valid", "upsampling": "transposed", "dropout": 0.5}
     content["targets"] |= {"boundary": "membrane"}
-    content["loss"] |= {"dice": 0.0, "distance": 0.0, "weight_map": True}
-    content["train"] |= {"tile_px": 108, "crop_px": 68, "start_crop_px": 68, "object_diameter_px": 0.0}
+    content["loss"] |= {"terms": {"bce": {"weight": 1.0}}, "weight_map": True}
+    content["train"] |= {"tile_px": 108, "crop_px": 68, "start_crop_px": 68}
+    content["size"] |= {"object_diameter_px": 0.0}
     content["predict"] |= {"scales": [1.0]}
     content["select"] |= {"trees": 0}
     return Params.model_validate(content)
@@ -63,12 +68,13 @@ def test_folds_are_blocks_of_neighbouring_slices(run: Path) -> None:
 
 
 def test_the_challenge_s_scores_are_in_the_summary(run: Path) -> None:
-    cv, truths = json.loads((run / "cv.json").read_text()), Pack(run / "train" / "images.npz")
+    cv = json.loads((run / "cv.json").read_text())
+    predictions = Predictions(run / "oof" / f"{fold}.npz" for fold in (0, 1, 2))
     counts = []
-    for number in range(SLICES):
-        pack = Pack(run / "oof" / f"{number // 2}.npz")
-        inside = 1 - pack[f"stack.{number}.probabilities"][0, ..., 1] / np.float32(255)
-        counts.append(count_slice(truths[f"stack.{number}.label_map"], inside))
+    for name, label_map in PreparedSplit.open(run / "train").label_maps():
+        inside = 1 - predictions[name][0][0, ..., 1] / np.float32(255)
+        counts.append(count_slice(label_map, inside))
+    assert len(counts) == SLICES
     scores = score_stack(counts)
     assert set(scores) >= {"v_rand", "v_info", "rand_error", "pixel_error"}
     assert {name: cv[name] for name in scores} == pytest.approx(scores)
@@ -95,14 +101,15 @@ def test_out_of_fold_probabilities_become_a_stack(
     pages = tifffile.imread(tmp_path / "oof.tif")
     assert pages.dtype == np.float32
     assert pages.shape == (SLICES, SIDE, SIDE)
-    boundary = Pack(run / "oof" / "1.npz")["stack.2.probabilities"][0, ..., 1]
+    boundary = Predictions([run / "oof" / "1.npz"])["stack.2"][0][0, ..., 1]
     np.testing.assert_allclose(pages[2], 1 - boundary / 255, atol=1e-6)
 
 
 def test_a_run_without_membranes_has_no_stack(run: Path, tmp_path: Path) -> None:
-    checkout = workspace_of(run, tmp_path / "run", tiny_params())
+    params = tiny_params()
+    checkout = workspace_of(run, tmp_path / "run", params)
     with pytest.raises(InputError, match="learnt no membranes"):
-        write_stack(tmp_path / "oof.tif", checkout / "params.yaml", checkout / "folds")
+        write_stack(tmp_path / "oof.tif", params.targets, params.folds.ids, checkout / "folds")
     assert not (tmp_path / "oof.tif").exists()
 
 
@@ -112,12 +119,10 @@ def test_slices_of_two_sizes_are_no_stack_and_nothing_is_left(tmp_path: Path) ->
     table = pd.DataFrame({"image_id": ["a", "b", "c"], "group": "g", "stratum": "s", "fold": [0, 1, 2]})
     write_text(checkout / "folds" / "folds.csv", table.to_csv(index=False))
     for fold, (name, side) in enumerate((("a", 8), ("b", 8), ("c", 9))):
-        with PackWriter(checkout / "folds" / "oof" / f"{fold}.npz") as pack:
-            pack.add(f"{name}.probabilities", np.zeros((1, 8, side, 3), np.uint8))
-            pack.add(f"{name}.zoom", np.array(1.0))
-    write_text(checkout / "params.yaml", stack_params().model_dump_json())
+        prediction = Prediction(name, np.zeros((1, 8, side, 3), np.uint8), 1.0)
+        write_predictions(checkout / "folds" / "oof" / f"{fold}.npz", [prediction])
     (tmp_path / "oof.tif").write_bytes(b"before")
     with pytest.raises(InputError, match="image c is"):
-        write_stack(tmp_path / "oof.tif", checkout / "params.yaml", checkout / "folds")
+        write_stack(tmp_path / "oof.tif", stack_params().targets, (0, 1, 2), checkout / "folds")
     assert (tmp_path / "oof.tif").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 2

@@ -12,8 +12,11 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.params import load_params
-from pipeline.studies import examples, study, upsampling
+from pipeline.studies import ablation, examples, study, time_to_score, upsampling
 from pipeline.unet.model import build_model
+from tests.faults.workspace import make_archives
+from tests.stages.test_pipeline import run_chain
+from tests.tiny import tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,11 +83,69 @@ def test_without_skips_the_encoder_s_maps_do_not_reach_the_decoder() -> None:
     assert model(torch.rand(1, 3, 64, 64)).shape == before.shape
 
 
+@pytest.mark.parametrize("lever", ablation.LEVERS)
+def test_a_lever_changes_what_it_names_and_nothing_else(lever: str) -> None:
+    params = load_params(ROOT / "params.yaml")
+    for setting in (ablation.LEVERS[lever].without, ablation.LEVERS[lever].with_it):
+        content, changed = params.model_dump(), ablation.change(params, setting.changes).model_dump()
+        for name, value in setting.changes.items():
+            section, key = name.split(".")
+            assert changed[section].pop(key) == value
+            content[section].pop(key)
+        assert changed == content
+
+
+def test_a_lever_with_an_unknown_key_is_refused() -> None:
+    with pytest.raises(KeyError, match=r"size\.no_such"):
+        ablation.change(load_params(ROOT / "params.yaml"), {"size.no_such": 1})
+
+
+@pytest.mark.parametrize("name", time_to_score.SETTINGS)
+def test_every_setting_of_time_to_score_composes(name: str) -> None:
+    params = time_to_score.compose(name, 400)
+    assert params.train.epochs * params.train.steps_per_epoch == 400
+    plain = time_to_score.compose("base", 400)
+    assert (params == plain) == (name == "base")
+
+
+def test_every_setting_of_the_studies_composes() -> None:
+    default = study.compose("examples")
+    params = {name: study.compose("examples", setting.overrides) for name, setting in examples.SETTINGS.items()}
+    assert params["default"] == default
+    assert params["no augmentation"].augment.backend is None
+    assert params["no skip connections"] == default
+    assert params["no ImageNet weights"].unet.weights is None  # type: ignore[attr-defined]
+    kinds = [study.compose("upsampling", [f"unet.upsampling={kind}"]).unet for kind in upsampling.KINDS]
+    assert [kind.upsampling for kind in kinds] == list(upsampling.KINDS)  # type: ignore[attr-defined]
+
+
 def test_halves_split_no_group() -> None:
     groups = pd.Series([f"g{n // 3}" for n in range(31)])
     halves = study.halve(groups)
     assert pd.Series(halves).groupby(groups).nunique().max() == 1
     assert abs(halves.mean() - 0.5) < 0.1
+
+
+def test_levers_are_compared_on_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, run, home = tiny_params(), tmp_path / "run", tmp_path / "home"
+    make_archives(tmp_path / "archives")
+    run_chain(tmp_path / "archives", run, params)
+    (home / "data" / "prepared").mkdir(parents=True)
+    (home / "folds").symlink_to(run)
+    (home / "data" / "prepared" / "train").symlink_to(run / "train")
+    (home / "params.yaml").write_text(params.model_dump_json())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation, "PARTS", 2)  # of a fold of four images
+    compared = ablation.Study(home)
+    rows = [compared.compare(lever) for lever in ("second_level", "zooms", "size", "true_size")]
+    held_out = pd.read_csv(run / "folds.csv").query("fold == 0")
+    for row in rows:
+        assert row["images"] == len(held_out)
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["difference"] == pytest.approx(row["with"] - row["without"])
+    # Two sides of one setting: what a lever without is, another with it may be.
+    assert rows[0]["with"] == rows[1]["with"]
+    assert rows[2]["with"] == rows[3]["without"]
 
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
@@ -123,20 +184,20 @@ def test_a_study_runs_whole_and_goes_on_where_it_was(module, tmp_path: Path, mon
     if module is examples:  # the sample has fewer images than the larger number
         assert sorted(set(table["images"])) == [
             5,
-            len(study.load_data(ROOT / "data/sample", tmp_path / "scratch", study.compose("examples")).split(0)[0]),
+            len(study.load_data(ROOT / "data/sample", tmp_path / "scratch", study.compose("examples")).outside(0)),
         ]
     assert list(tmp_path.glob(f"{name}.*[gG]"))
-    made = sorted(
-        (path, path.stat().st_mtime_ns)
-        for kind in ("networks", "scores")
-        for path in tmp_path.glob(f"scratch/{kind}/*")
-    )
-    assert made
+    scratch = tmp_path / "scratch"
+
+    def list_made() -> list[tuple[Path, int]]:
+        found = [*scratch.glob("checkpoints/*/*/*.pt"), *scratch.glob("scores/*")]
+        return sorted((path, path.stat().st_mtime_ns) for path in found)
+
+    networks = {path: path.read_bytes() for path in scratch.glob("networks/*")}
+    made = list_made()
+    assert len(made) > len(networks) > 1
     module.main()
-    assert made == sorted(
-        (path, path.stat().st_mtime_ns)
-        for kind in ("networks", "scores")
-        for path in tmp_path.glob(f"scratch/{kind}/*")
-    )
+    assert list_made() == made
+    assert {path: path.read_bytes() for path in scratch.glob("networks/*")} == networks
     again = pd.read_csv(tmp_path / f"{name}.csv")
     pd.testing.assert_frame_equal(*(one.drop(columns="step_s", errors="ignore") for one in (table, again)))

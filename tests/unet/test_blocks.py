@@ -1,4 +1,4 @@
-"""The bricks: shapes, channel counts, crops, and the sizes a network takes."""
+"""The bricks: shapes, channel counts, crops, and the lengths a network takes."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.unet.blocks import ConvBlock, SizeRule, build_upsampling, concatenate_skip, crop_to
+from pipeline.unet.blocks import ConvBlock, LengthRule, build_upsampling, center_crop, concatenate_skip
 
 
 @pytest.mark.parametrize(("padding", "size"), [("same", 10), ("valid", 6)])
@@ -46,8 +46,9 @@ def test_bilinear_takes_pixels_for_areas():
 
 def test_crop_takes_the_centre():
     x = torch.arange(25.0).reshape(1, 1, 5, 5)
-    assert crop_to(x, (1, 3)).tolist() == [[[[11, 12, 13]]]]
-    assert crop_to(x, (5, 5)).equal(x)
+    assert center_crop(x, (1, 3)).tolist() == [[[[11, 12, 13]]]]
+    assert center_crop(x, (2, 4)).tolist() == [[[[5, 6, 7, 8], [10, 11, 12, 13]]]]  # of an odd rest less is before it
+    assert center_crop(x, (5, 5)).equal(x)
 
 
 def test_skip_comes_first_and_is_cropped():
@@ -57,14 +58,14 @@ def test_skip_comes_first_and_is_cropped():
 
 
 @given(output=st.integers(1, 2000), power=st.integers(0, 6), remainder=st.integers(0, 63), margin=st.integers(0, 200))
-def test_size_rule_gives_the_smallest_input_that_suffices(output, power, remainder, margin):
-    rule = SizeRule(2**power, remainder % 2**power, margin)
+def test_length_rule_gives_the_smallest_input_that_suffices(output, power, remainder, margin):
+    rule = LengthRule(2**power, remainder % 2**power, margin)
     length = rule.input_for(output)
     assert output <= rule.output_of(length) < output + rule.multiple
 
 
-def test_size_rule_names_the_nearest():
+def test_length_rule_names_the_nearest():
     with pytest.raises(InputError, match=r"250 px long.* multiple of 32; the nearest is 256"):
-        SizeRule(32).output_of(250)
+        LengthRule(32).output_of(250)
     with pytest.raises(InputError, match="nearest is 32"):
-        SizeRule(32).output_of(3)
+        LengthRule(32).output_of(3)

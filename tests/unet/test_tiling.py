@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.unet.blocks import SizeRule
+from pipeline.unet.blocks import LengthRule
 from pipeline.unet.tiling import _interpolate, _mirror, plan_axis
 
 
@@ -30,30 +30,30 @@ def written_sum(axis, length_px):
     margin=st.sampled_from([0, 3, 40]),
 )
 def test_every_pixel_is_written_with_weight_one(length, zoom, tile, overlap, power, margin):
-    sizes = SizeRule(2**power, (2**power) // 2, margin)
-    axis = plan_axis(length, zoom, tile, overlap, sizes)
+    lengths = LengthRule(2**power, (2**power) // 2, margin)
+    axis = plan_axis(length, zoom, tile, overlap, lengths)
     np.testing.assert_allclose(written_sum(axis, length), 1, atol=1e-5)
     assert axis.firsts == sorted(axis.firsts)
     assert axis.firsts[0] == 0
     assert axis.firsts[-1] + axis.target_px == length
     assert 0 <= axis.sources.min() <= axis.sources.max() < length
     fed = axis.sources.shape[1] if axis.read is None else axis.read.rows
-    sizes.output_of(fed)  # raises where the network would not take it
+    lengths.output_of(fed)  # raises where the network would not take it
     if axis.read is not None:
         np.testing.assert_allclose(axis.read[range(axis.read.n)].sum(dim=-1), 1, atol=1e-5)
 
 
 def test_tiles_are_as_few_and_as_small_as_they_can_be():
-    assert plan_axis(256, 1, 512, 64, SizeRule(32)).sources.shape == (1, 256)
-    assert plan_axis(250, 1, 512, 64, SizeRule(32)).sources.shape == (1, 256)
+    assert plan_axis(256, 1, 512, 64, LengthRule(32)).sources.shape == (1, 256)
+    assert plan_axis(250, 1, 512, 64, LengthRule(32)).sources.shape == (1, 256)
     # 520 px need two tiles; 292 px each would do, and 320 is the next multiple of 32.
-    axis = plan_axis(520, 1, 512, 64, SizeRule(32))
+    axis = plan_axis(520, 1, 512, 64, LengthRule(32))
     assert axis.sources.shape == (2, 320)
     assert axis.firsts == [0, 200]
 
 
 def test_the_blend_is_smooth():
-    axis = plan_axis(900, 1, 512, 64, SizeRule(1))
+    axis = plan_axis(900, 1, 512, 64, LengthRule(1))
     first, second = axis.write.numpy()
     assert axis.firsts == [0, 418]
     assert (first[:418] == 1).all()
@@ -82,7 +82,7 @@ def test_zoom_is_torch_s_antialiased_bilinear(size, zoomed):
 def test_tiles_of_a_zoomed_axis_sample_one_grid():
     """Where two tiles overlap, they are fed the same values."""
     signal = np.random.default_rng(0).random(500)
-    axis = plan_axis(500, 0.61, 128, 20, SizeRule(8))
+    axis = plan_axis(500, 0.61, 128, 20, LengthRule(8))
     fed = axis.read[range(axis.read.n)].numpy() @ signal[axis.sources][..., None]
     taps, weights = _interpolate(np.arange(305), 500, 305)
     whole = (signal[taps] * weights).sum(axis=1)

@@ -10,28 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.compose import compose_params
 from pipeline.errors import InputError
-from pipeline.params import LossParams, Params, TrainParams, load_params
-from pipeline.unet.checkpoint import Checkpoint, fingerprint, locked_folder
+from pipeline.params import LossParams, NetworkParams, TrainParams
+from pipeline.unet.checkpoint import Checkpoint, locked_folder
 from pipeline.unet.model import NormalizedUNet, build_model
-from pipeline.unet.training import Batch, Trainer, center_crop, train_model
+from pipeline.unet.runtime import Runtime
+from pipeline.unet.training import Batch, Phase, Trainer, phases_of, train_model
 
-ROOT = Path(__file__).resolve().parents[2]
+CPU = Runtime(torch.device("cpu"), "bf16", channels_last=True)
+UNET = NetworkParams(name="vanilla", depth=3, width=4, padding="same", upsampling="bilinear", dropout=0.2)
+DEFAULT = compose_params()
 
 
 @pytest.fixture
-def params() -> Params:
-    content = load_params(ROOT / "params.yaml")
-    vanilla = {"name": "vanilla", "depth": 3, "width": 4, "padding": "same", "upsampling": "bilinear", "dropout": 0.2}
-    train = content.train.model_copy(
-        update={"epochs": 3, "steps_per_epoch": 4, "batch": 2, "crop_px": 32, "start_crop_px": 32, "tile_px": 32}
-    )
-    return Params.model_validate({**content.model_dump(), "unet": vanilla, "train": train.model_dump()})
+def train() -> TrainParams:
+    sizes = {"epochs": 3, "steps_per_epoch": 4, "batch": 2, "crop_px": 32, "start_crop_px": 32, "tile_px": 32}
+    return DEFAULT.train.model_copy(update=sizes)
 
 
-def make_trainer(params: Params) -> Trainer:
-    torch.manual_seed(params.train.seed)
-    return Trainer(build_model(params.unet), params.train, params.loss, torch.device("cpu"))
+def make_trainer(train: TrainParams, kind: type[Trainer] = Trainer, loss: LossParams = DEFAULT.loss) -> Trainer:
+    torch.manual_seed(train.seed)
+    return kind(build_model(UNET), train, loss, CPU)
 
 
 def make_batches(train: TrainParams, step: int) -> Iterator[Batch]:
@@ -41,10 +41,13 @@ def make_batches(train: TrainParams, step: int) -> Iterator[Batch]:
         centres = torch.randint(8, 24, (train.batch, 2), generator=generator)
         axis = torch.arange(32)
         inside = (axis[:, None] - centres[:, 0, None, None]) ** 2 + (axis - centres[:, 1, None, None]) ** 2 < 36
-        yield (inside[..., None] * 200).expand(-1, -1, -1, 3).to(torch.uint8).contiguous(), inside.int()
+        yield Batch((inside[..., None] * 200).expand(-1, -1, -1, 3).to(torch.uint8).contiguous(), inside.int(), 32)
 
 
-def prepare(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
+def prepare(
+    images: Tensor, label_maps: Tensor, crop_px: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, None]:
+    assert crop_px == images.shape[-1]
     noise = torch.rand(images.shape, generator=generator) * 0.1
     foreground = (label_maps > 0).float()
     return images.float() / 255 + noise, torch.stack([foreground, 0 * foreground, foreground], 1), None
@@ -54,12 +57,10 @@ def no_watch(_: NormalizedUNet, step: int) -> dict[str, float]:
     return {"val_map": float(step)}
 
 
-def run(params: Params, folder: Path, watch: object = no_watch) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    trainer = make_trainer(params)
-    model = train_model(
-        trainer, lambda step: make_batches(params.train, step), prepare, Checkpoint(folder), watch, 1e-9, "test"
-    )
-    return model.state_dict(), trainer.history
+def run(train: TrainParams, folder: Path, watch: object = no_watch) -> tuple[dict[str, Tensor], Trainer]:
+    trainer = make_trainer(train)
+    model = train_model(trainer, lambda step: make_batches(train, step), prepare, Checkpoint(folder), watch, 1e-9, "t")
+    return model.state_dict(), trainer
 
 
 def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -68,16 +69,16 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def test_same_seed_gives_the_same_weights_bit_for_bit(params: Params, tmp_path: Path) -> None:
-    assert_equal(run(params, tmp_path / "a")[0], run(params, tmp_path / "b")[0])
+def test_same_seed_gives_the_same_weights_bit_for_bit(train: TrainParams, tmp_path: Path) -> None:
+    assert_equal(run(train, tmp_path / "a")[0], run(train, tmp_path / "b")[0])
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 7, 11])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_training_ends_in_the_same_weights(
-    params: Params, tmp_path: Path, stop_at: int, signal_number: int
+    train: TrainParams, tmp_path: Path, stop_at: int, signal_number: int
 ) -> None:
-    whole, history = run(params, tmp_path / "whole")
+    whole, uninterrupted = run(train, tmp_path / "whole")
     stopped = 0
 
     class Interrupting(Trainer):
@@ -88,12 +89,11 @@ def test_an_interrupted_training_ends_in_the_same_weights(
                 stopped = self.step
                 os.kill(os.getpid(), signal_number)
 
-    torch.manual_seed(params.train.seed)
-    trainer = Interrupting(build_model(params.unet), params.train, params.loss, torch.device("cpu"))
+    trainer = make_trainer(train, Interrupting)
     with pytest.raises(KeyboardInterrupt):
         train_model(
             trainer,
-            lambda step: make_batches(params.train, step),
+            lambda step: make_batches(train, step),
             prepare,
             Checkpoint(tmp_path / "cut"),
             no_watch,
@@ -101,23 +101,26 @@ def test_an_interrupted_training_ends_in_the_same_weights(
             "",
         )
     assert stopped == stop_at
-    resumed, again = run(params, tmp_path / "cut")
+    resumed, again = run(train, tmp_path / "cut")
     assert_equal(whole, resumed)
-    assert [{**row, "seconds": 0} for row in history] == [{**row, "seconds": 0} for row in again]
+    assert uninterrupted.history == again.history
+    assert len(again.epoch_seconds) == train.epochs
+    assert again.epoch_seconds == sorted(again.epoch_seconds)
+    assert again.epoch_seconds[-1] == again.seconds > 0
 
 
-def test_watching_changes_nothing(params: Params, tmp_path: Path) -> None:
+def test_watching_changes_nothing(train: TrainParams, tmp_path: Path) -> None:
     def noisy_watch(model: NormalizedUNet, step: int) -> dict[str, float]:
         torch.rand(step)
         model(torch.rand(1, 3, 32, 32))
         return {"val_map": 0.5}
 
-    assert_equal(run(params, tmp_path / "a")[0], run(params, tmp_path / "b", noisy_watch)[0])
+    assert_equal(run(train, tmp_path / "a")[0], run(train, tmp_path / "b", noisy_watch)[0])
 
 
-def test_it_learns_to_see_bright_discs(params: Params, tmp_path: Path) -> None:
-    train = params.train.model_copy(update={"epochs": 8, "steps_per_epoch": 20, "lr": 0.01, "ema_decay": 0.9})
-    _, history = run(params.model_copy(update={"train": train}), tmp_path)
+def test_it_learns_to_see_bright_discs(train: TrainParams, tmp_path: Path) -> None:
+    train = train.model_copy(update={"epochs": 8, "steps_per_epoch": 20, "lr": 0.01, "ema_decay": 0.9})
+    history = run(train, tmp_path)[1].history
     assert [row["step"] for row in history] == [20 * n for n in range(1, 9)]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
 
@@ -125,14 +128,14 @@ def test_it_learns_to_see_bright_discs(params: Params, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("bad_step", [0, 5, 11])
 def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_last_good_state(
-    params: Params, tmp_path: Path, bad: float, bad_step: int
+    train: TrainParams, tmp_path: Path, bad: float, bad_step: int
 ) -> None:
     """Saving after every step, what is saved last is the state from before the step that diverged."""
     seen = 0
 
-    def poison(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
+    def poison(*batch: Any) -> tuple[Tensor, Tensor, None]:
         nonlocal seen
-        inputs, targets, _ = prepare(images, label_maps, generator)
+        inputs, targets, _ = prepare(*batch)
         seen += 1
         return inputs, targets * bad if seen == bad_step + 1 else targets, None
 
@@ -142,8 +145,8 @@ def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_last_good_state(
     )
     with pytest.raises(InputError, match=message):
         train_model(
-            make_trainer(params),
-            lambda step: make_batches(params.train, step),
+            make_trainer(train),
+            lambda step: make_batches(train, step),
             poison,
             checkpoint,
             no_watch,
@@ -156,36 +159,50 @@ def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_last_good_state(
     assert all(value.isfinite().all() for value in (state["model"].values() if state else ()))
 
 
-def test_divergence_between_saves_is_found_before_the_next_one(params: Params, tmp_path: Path) -> None:
-    def poison(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
-        inputs, targets, _ = prepare(images, label_maps, generator)
+def test_divergence_between_saves_is_found_before_the_next_one(train: TrainParams, tmp_path: Path) -> None:
+    def poison(*batch: Any) -> tuple[Tensor, Tensor, None]:
+        inputs, targets, _ = prepare(*batch)
         return inputs * float("nan"), targets, None
 
     with pytest.raises(InputError, match=r"step 1 of 12: the loss became nan .*of step 0"):
         train_model(
-            make_trainer(params), lambda step: make_batches(params.train, step), poison, Checkpoint(tmp_path), no_watch,
+            make_trainer(train), lambda step: make_batches(train, step), poison, Checkpoint(tmp_path), no_watch,
             1e9, "test",
         )  # fmt: skip
     assert Checkpoint(tmp_path).load(torch.device("cpu")) is None
 
 
-def test_center_crop_takes_the_middle() -> None:
-    maps = torch.arange(36).view(1, 6, 6)
-    assert center_crop(maps, torch.zeros(1, 1, 2, 4)).tolist() == [[[13, 14, 15, 16], [19, 20, 21, 22]]]
+def test_the_halves_of_a_training_have_crops_of_their_own(train: TrainParams) -> None:
+    sizes = {"epochs": 3, "steps_per_epoch": 5, "start_crop_px": 96, "crop_px": 192, "tile_px": 256}
+    assert phases_of(train.model_copy(update=sizes)) == (Phase(0, 7, 128, 96), Phase(7, 15, 256, 192))
 
 
-def test_weights_of_pixels_reach_the_loss(params: Params) -> None:
-    loss = LossParams.model_validate({**params.loss.model_dump(), "bce": 1.0, "dice": 0.0, "distance": 0.0})
+def test_the_network_is_shown_crops_of_the_batch_s_side(train: TrainParams) -> None:
+    trainer, seen = make_trainer(train), []
+    trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+
+    def crop(images: Tensor, label_maps: Tensor, crop_px: int, _: torch.Generator) -> tuple[Tensor, Tensor, None]:
+        inputs = images[..., :crop_px, :crop_px].float()
+        return inputs, torch.zeros_like(inputs), None
+
+    tiles, label_maps, _ = next(make_batches(train, 0))
+    for crop_px in (16, 24):
+        trainer.take_step(Batch(tiles, label_maps, crop_px), crop)
+    assert seen == [(2, 3, 16, 16), (2, 3, 24, 24)]
+
+
+def test_weights_of_pixels_reach_the_loss(train: TrainParams) -> None:
+    loss = LossParams.model_validate(DEFAULT.loss.model_dump() | {"terms": {"bce": {"weight": 1.0}}})
 
     def weigh(weight: float) -> float:
-        trainer = Trainer(make_trainer(params).model, params.train, loss, torch.device("cpu"))
+        trainer = make_trainer(train, loss=loss)
 
-        def weighted(images: Tensor, label_maps: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-            inputs, targets, _ = prepare(images, label_maps, generator)
+        def weighted(*batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+            inputs, targets, _ = prepare(*batch)
             return inputs, targets, torch.full_like(targets[:, :1], weight)
 
-        trainer.take_step(next(make_batches(params.train, 0)), weighted)
-        trainer.step = params.train.steps_per_epoch
+        trainer.take_step(next(make_batches(train, 0)), weighted)
+        trainer.step = train.steps_per_epoch
         trainer.close_epoch({})
         return trainer.history[0]["bce"]
 
@@ -251,9 +268,3 @@ def test_a_folder_is_held_by_one_process_only(tmp_path: Path) -> None:
         locked_folder(tmp_path / "fold").__enter__()
     with locked_folder(tmp_path / "fold"):
         pass
-
-
-def test_fingerprints_differ_where_anything_differs() -> None:
-    parts = {"params": {"lr": 0.1}, "images": "abc"}
-    assert fingerprint(parts) == fingerprint({"images": "abc", "params": {"lr": 0.1}})
-    assert fingerprint(parts) != fingerprint({**parts, "params": {"lr": 0.2}})

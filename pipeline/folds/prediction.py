@@ -1,0 +1,97 @@
+"""Trained folds at work: images to probabilities.
+
+Held-out folds, the test set and a user's images all pass through `predict_estimated` here: each image is seen at the
+zoom that brings its nuclei, as estimated, to the size that the networks know. Images come as they are stored, (H, W, 3)
+uint8 RGB; their brightness is stretched on the way.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.diameter import zooms_to_size
+from pipeline.folds.networks import Folds
+from pipeline.images.contrast import apply_contrast, find_contrast, stretch_images
+from pipeline.images.splits import NamedImage, PreparedSplit
+from pipeline.params import ContrastParams, PredictParams, SizeParams
+from pipeline.unet.ensemble import Ensemble
+from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.predict import Advance, FindZoom, predict_images, predict_strips
+from pipeline.unet.prediction import Prediction
+from pipeline.unet.runtime import Runtime
+from pipeline.unet.size import find_zoom
+from pipeline.unet.views import views_of
+
+
+def predict_estimated(
+    folds: Folds,
+    images: Iterable[NamedImage],
+    contrast: ContrastParams,
+    size: SizeParams,
+    predict: PredictParams,
+    runtime: Runtime,
+    advance: Advance | None = None,
+) -> Iterator[Prediction]:
+    """Yield predictions of images, averaged over `folds`, each at the zoom of its estimated size.
+
+    `advance` is told the part of the images that was done, as `predict_images` says.
+    """
+
+    def estimate(_: str, image: NDArray[np.uint8]) -> float:
+        return find_zoom(folds.models, folds.readers, image, size, runtime)
+
+    return predict_images(folds.models, stretch_images(images, contrast), predict, runtime, estimate, advance)
+
+
+def predict_at(
+    models: Sequence[NormalizedUNet],
+    images: Iterable[NamedImage],
+    zoom_of: FindZoom | None,
+    contrast: ContrastParams,
+    predict: PredictParams,
+    runtime: Runtime,
+) -> Iterator[Prediction]:
+    """Yield predictions of images, averaged over `models`, at zooms that are known; without `zoom_of` at zoom 1."""
+    return predict_images(models, stretch_images(images, contrast), predict, runtime, zoom_of)
+
+
+def predict_true_size(
+    models: Sequence[NormalizedUNet],
+    split: PreparedSplit,
+    contrast: ContrastParams,
+    size: SizeParams,
+    predict: PredictParams,
+    runtime: Runtime,
+) -> Iterator[Prediction]:
+    """Yield predictions of a labelled split's images, each at the zoom that its nuclei, as labelled, ask for."""
+    zooms = dict(zip(split.image_ids, zooms_to_size(split.diameters_px, size).tolist(), strict=True))
+    return predict_at(models, split.images(), lambda image_id, _: zooms[image_id], contrast, predict, runtime)
+
+
+def predict_large(
+    folds: Folds,
+    image: NDArray[np.uint8],
+    contrast: ContrastParams,
+    size: SizeParams,
+    predict: PredictParams,
+    runtime: Runtime,
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the mean over zooms of the prediction that `predict_estimated` makes of one image, strip by strip.
+
+    Args:
+        folds: the networks to average.
+        image: (H, W, 3) uint8 RGB, contiguous; its brightness is stretched in place, for a large one has no room twice.
+        contrast: how its brightness is stretched.
+        size: how its zoom is found.
+        predict: views, zooms and tiles.
+        runtime: where the networks run.
+
+    Yields:
+        (rows, W, 3) uint8, value / 255, from the top on.
+    """
+    apply_contrast(image, find_contrast(image, contrast), in_place=True)
+    ensemble = Ensemble(folds.models, views_of(predict.views), runtime)
+    # On a CPU tiles of their usual size gain nothing by going together, and take as much more memory.
+    tiles = predict.model_copy(update={"batch": 1}) if runtime.device.type == "cpu" else predict
+    yield from predict_strips(ensemble, image, tiles, find_zoom(folds.models, folds.readers, image, size, runtime))

@@ -1,0 +1,76 @@
+"""The second-level model's cross-validation: candidates of every held-out image, and what a model chooses of them.
+
+In: out-of-fold predictions and true label maps. Out: candidates with their worth, and label maps, each chosen by a
+model that was fitted on the other folds.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.folds.candidate_store import CandidateStore, Floats
+from pipeline.folds.finder import CandidateFinder, fit_models
+from pipeline.folds.predictions import Predictions
+from pipeline.images.splits import PreparedSplit
+from pipeline.nuclei.candidates import Candidates
+from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
+from pipeline.nuclei.selection import choose_set, measure_worth, rate_candidates
+from pipeline.parallel import map_in_order
+from pipeline.params import SelectParams
+from pipeline.progress import track
+
+
+def rate_images(
+    predictions: Predictions, split: PreparedSplit, finder: CandidateFinder, workers: int
+) -> Iterator[tuple[str, Candidates, Floats]]:
+    """Yield (image_id, candidates, worth (n,) float32) of a labelled split's images.
+
+    Images that are left to one decoding are passed over; with `select.trees` 0 that is all of them.
+    """
+    names = split.image_ids if finder.select.trees else []
+    jobs = ((finder, *predictions[name], split.label_map(name)) for name in names)
+    found = track(map_in_order(_rate_job, jobs, workers), "find candidates", total=len(names))
+    for image_id, rated in zip(names, found, strict=True):
+        if rated is not None:
+            yield image_id, *rated
+
+
+def _rate_job(
+    job: tuple[CandidateFinder, NDArray[np.uint8], float, NDArray[np.integer]],
+) -> tuple[Candidates, Floats] | None:
+    finder, probabilities, zoom, truth = job
+    candidates = finder.find(probabilities, zoom)
+    return None if candidates is None else (candidates, measure_worth(candidates, truth))
+
+
+def find_held_out(
+    store: CandidateStore,
+    predictions: Predictions,
+    folds: Mapping[str, int],
+    decodings: Mapping[int, Decoding],
+    select: SelectParams,
+) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    """Fit a model for each fold on the others, and return (image_id, label_map (H, W) int32) of every image in turn.
+
+    Args:
+        store: the candidates of `rate_images`.
+        predictions: of the same images.
+        folds: the fold of each image; images come out in this order.
+        decodings: for each fold, what was chosen on the others, for images without candidates.
+        select: the second level's parameters.
+    """
+    rated = [name for name in folds if name in store]
+    ids = sorted(set(folds.values()))
+    models = dict(
+        zip(ids, fit_models(store, [[name for name in rated if folds[name] != k] for k in ids], select), strict=True)
+    )
+
+    def find(image_id: str, fold: int) -> NDArray[np.int32]:
+        model = models[fold]
+        if model is None or image_id not in store:
+            return decode_instances(average_zooms(predictions[image_id][0]), decodings[fold])
+        candidates = store.candidates(image_id)
+        return choose_set(candidates, rate_candidates(model, candidates), select)
+
+    return ((image_id, find(image_id, fold)) for image_id, fold in folds.items())

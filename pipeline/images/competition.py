@@ -1,0 +1,82 @@
+"""The competition's zips to images with label maps: `archive.py` says what lies where in them.
+
+In: a zip. Out: images `(H, W, 3)` uint8 and label maps `(H, W)` uint16, sorted by image_id. They are decoded in
+processes, each of which reads the zip itself; at most a few per process are in memory at a time.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
+from pipeline.images.mask_png import UsedRows, decode_used_rows
+from pipeline.images.raw import Mask, Problem, crop_mask, decode_image, merge_masks, to_rgb
+from pipeline.images.source import PreparedImage, Source, describe_image
+from pipeline.parallel import map_in_order
+from pipeline.progress import track
+
+
+def read_competition(source: Source) -> Iterator[PreparedImage]:
+    """Yield the images of a zip in the competition's layout.
+
+    Raises:
+        InputError: the archive or anything in it has a structural fault, or labels are given beside it.
+    """
+    if source.labels is not None:
+        raise InputError(
+            f"params.yaml: {source.section}.labels is {source.labels.name}, but the layout `competition` has its masks "
+            "in the archive; set it to null"
+        )
+    with open_archive(source.archive) as archive:
+        entries = index_archive(archive, source.labelled, source.allow_unlabelled)
+    jobs = [(source, entry) for entry in entries]
+    try:
+        yield from track(map_in_order(_read_job, jobs, source.workers), f"prepare {source.archive.name}", len(jobs))
+    finally:
+        _open_once.cache_clear()  # one worker is this process, and another file may come to lie at this path
+
+
+def read_image(archive: zipfile.ZipFile, entry: ArchiveImage, source: Source) -> PreparedImage:
+    """Read one image and its masks.
+
+    Raises:
+        InputError: a file does not decode, or a mask's size is not its image's.
+    """
+    data = read_entry(archive, entry.image_entry, source.max_pixels)
+    image = to_rgb(decode_image(data, entry.image_entry, source.max_pixels))
+    label_map: NDArray[np.uint16] | None = None
+    problems: list[Problem] = []
+    if source.labelled:
+        masks = (_read_mask(archive, name, image.shape[:2], source.max_pixels) for name in entry.mask_entries)
+        label_map, problems = merge_masks(masks, image.shape[:2], source.min_fragment_px)
+    return describe_image(entry.image_id, image, label_map, problems)
+
+
+def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], max_pixels: int) -> Mask:
+    data = read_entry(archive, name, max_pixels)
+    used = decode_used_rows(data, max_pixels)
+    if used is None:
+        array = decode_image(data, name, max_pixels)
+        used = UsedRows(array, 0, array.shape[:2])
+    if used.shape != shape:
+        raise InputError(
+            f"{archive.filename}: {name}: a mask of {used.shape[0]} x {used.shape[1]} px "
+            f"for an image of {shape[0]} x {shape[1]} px; replace the mask"
+        )
+    return crop_mask(used.rows, name.rsplit("/", 1)[-1].rsplit(".", 1)[0], used.top)
+
+
+@lru_cache(maxsize=1)
+def _open_once(path: Path) -> zipfile.ZipFile:
+    """Keep the archive open between the jobs of a process: its directory has an entry per mask."""
+    return open_archive(path)
+
+
+def _read_job(job: tuple[Source, ArchiveImage]) -> PreparedImage:
+    source, entry = job
+    return read_image(_open_once(source.archive), entry, source)

@@ -1,0 +1,148 @@
+"""How a stage is started: `python -m pipeline.stages.NAME --ARGUMENT VALUE ...`, an argument per parameter of its main.
+
+In: the command line, whose values come from dvc.yaml's `cmd`, so no stage spells a path. Out: the call, a status that
+DVC understands, and an entry in the journal, the git-ignored folder of what differs between equal runs.
+"""
+
+import argparse
+import inspect
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import InputError, one_line_errors
+from pipeline.files import read_json, write_json
+from pipeline.params import Params, load_params
+
+# How often a stage looks whether the DVC that started it is still there, and how long it then has to stop.
+_LOOK_S, _GRACE_S = 0.5, 30.0
+
+# The stages whose seconds are a run's: those that run once, and those that run once for each fold.
+_WHOLE, _PER_FOLD = ("prepare", "folds", "evaluate", "predict_testset"), ("train", "size", "predict_oof")
+
+
+def run(main: Callable[..., dict[str, Any] | None]) -> None:
+    """Parse the command line into the parameters of `main` (paths, integers, `params`) and call it.
+
+    With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.FOLD.json`, with
+    what `main` returns; its own `seconds` take precedence. An `InputError` ends in one line on stderr and exit status
+    1, and so does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC
+    that started the stage: an orphan must not go on writing.
+    """
+    arguments = inspect.signature(main, eval_str=True).parameters.values()
+    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
+    for argument in arguments:
+        kind = Path if argument.annotation is Params else argument.annotation
+        parser.add_argument(f"--{argument.name.replace('_', '-')}", type=kind, required=True)
+    if "journal" not in {argument.name for argument in arguments}:
+        parser.add_argument(
+            "--journal",
+            type=Path,
+            help="a folder in which to note the seconds that this took, and what else differs from run to run",
+        )
+    values = vars(parser.parse_args())
+    journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
+    begin = time.monotonic()
+    _stop_on_request()
+    with one_line_errors("stopped; nothing half-written is left: run the same command to go on"):
+        if "params" in values:
+            values["params"] = load_params(values["params"])
+        noted = main(**values) or {}
+    if journal:
+        name = _journal_name(Path(inspect.getfile(main)).stem, values.get("fold"))
+        write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
+
+
+def _stop_on_request() -> None:
+    """Let SIGTERM and SIGHUP stop the process as Ctrl-C does, and the death of DVC too, which kills no stage itself."""
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # a second request would break off the cleaning up after the first
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        # nohup ignores SIGHUP, and is to go on doing so.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    if "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
+        threading.Thread(target=_watch_starter, args=(_find_ancestors(),), daemon=True).start()
+
+
+def _watch_starter(ancestors: list[int]) -> None:
+    """Ask this process to stop when DVC, or the shell through which it starts a stage, is gone.
+
+    It may have gone while the stage's imports ran: then process 1 is in its place, which in a container may be DVC.
+    """
+    is_orphan = ancestors[-1] == 1 and "dvc" not in _read_process(1, "cmdline")
+    while not is_orphan and _find_ancestors() == ancestors:
+        time.sleep(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(130)
+
+
+def _find_ancestors() -> list[int]:
+    """Return the parent of this process, and, where that is a shell, the one that started the shell."""
+    parent = os.getppid()
+    name, _, rest = _read_process(parent, "stat").partition("(")[2].rpartition(")")
+    return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+
+
+def _read_process(number: int, file: str) -> str:
+    """Return a file of /proc about a process; empty where there is no /proc, or the process has just gone."""
+    try:
+        return Path(f"/proc/{number}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _journal_name(stage: str, fold: int | None = None) -> str:
+    return f"{stage}.json" if fold is None else f"{stage}.{fold}.json"
+
+
+class Journal(NamedTuple):
+    """What a journal holds of the current run: what differs from one equal run to the next.
+
+    Attributes:
+        wall_s: seconds that the stages up to `predict_testset` took when they last ran; None where none was noted.
+        epoch_seconds: by fold, the seconds of its training at each epoch's end.
+    """
+
+    wall_s: float | None
+    epoch_seconds: dict[str, list[float]]
+
+
+def read_journal(journal: Path, folds: Iterable[int]) -> Journal:
+    """Return what the stages noted in the folder `journal`; what is missing or damaged is left out.
+
+    Entries of folds other than `folds` are what an earlier run with more folds left behind.
+    """
+    folds = list(folds)
+    names = [_journal_name(stage) for stage in _WHOLE]
+    names += [_journal_name(stage, fold) for stage in _PER_FOLD for fold in folds]
+    seconds = [entry["seconds"] for name in names if (entry := _read_entry(journal / name))]
+    trained = {str(fold): _read_entry(journal / _journal_name("train", fold)) for fold in folds}
+    epochs = {fold: entry["epoch_seconds"] for fold, entry in trained.items() if "epoch_seconds" in entry}
+    return Journal(round(sum(seconds), 1) if seconds else None, epochs)
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    """Return a stage's entry; empty where there is none, or it is damaged: a journal decides no result."""
+    try:
+        entry = read_json(path)
+    except InputError:
+        return {}
+    numbers = [
+        entry.get("seconds"),
+        *(epochs if isinstance(epochs := entry.get("epoch_seconds", []), list) else [None]),
+    ]
+    is_sound = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+    return entry if is_sound and all(map(math.isfinite, numbers)) else {}

@@ -1,0 +1,90 @@
+"""Which code decides a result. In: the name of a module of this package. Out: its files, and a digest of them.
+
+One rule for all who ask: the dependencies in dvc.yaml, the fingerprint under which training resumes, and the caches of
+studies. A result depends on the files that its module imports, directly or not, at the top or inside a function.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]  # of the repository; dvc.yaml names files relative to it
+
+# What decides no result, neither by itself nor by what it imports:
+EXEMPT = {
+    # carries values, which count by themselves: as params in dvc.yaml, as parts of a fingerprint elsewhere
+    "pipeline/params.py",
+    "pipeline/compose.py",
+    # carries arguments, messages and bookkeeping
+    "pipeline/launch.py",
+    "pipeline/errors.py",
+    "pipeline/provenance.py",
+    # only watches: nothing is chosen by what it sees
+    "pipeline/progress.py",
+    "pipeline/folds/watch.py",
+}
+
+
+def code_dependencies(module: str, root: Path = ROOT) -> list[Path]:
+    """Return the files, relative to `root` and sorted, that can change what `module` computes.
+
+    Args:
+        module: a module of the package `pipeline`, as `pipeline.stages.train`.
+        root: the folder that the package lies in.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    start = _find_module(module, root)
+    if start is None:
+        raise ValueError(f"{module} is no module of the package in {root}")
+    waiting, seen = [start], set[str]()
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(root).as_posix()
+        if name in seen or name in EXEMPT:
+            continue
+        seen.add(name)
+        names = _imported_names(path.read_text(encoding="utf-8"))
+        waiting += filter(None, (_find_module(imported, root) for imported in names))
+        if "jinja2" in names:  # a module that fills templates depends on those beside it
+            seen |= {template.relative_to(root).as_posix() for template in path.parent.glob("*.j2")}
+    return [Path(name) for name in sorted(seen)]
+
+
+def digest_code(module: str, root: Path = ROOT) -> str:
+    """Return a SHA-256, in hex, of the files that can change what `module` computes: of their names and contents."""
+    digest = hashlib.sha256()
+    for path in code_dependencies(module, root):
+        digest.update(f"{path.as_posix()} {hashlib.sha256((root / path).read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(parts: dict[str, Any]) -> str:
+    """Return a digest (16 hex digits) of JSON-like `parts`, the same in every process."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _find_module(name: str, root: Path) -> Path | None:
+    """Return the file of a module of this package; None for a folder of modules, and for what is foreign."""
+    path = root / (name.replace(".", "/") + ".py")
+    return path if name.startswith("pipeline.") and path.is_file() else None
+
+
+@cache
+def _imported_names(source: str) -> frozenset[str]:
+    """Return the modules that a file imports; what it imports from one may be a module, and is named too."""
+
+    def names() -> Iterator[str]:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield node.module
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+    return frozenset(names())

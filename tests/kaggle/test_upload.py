@@ -1,0 +1,152 @@
+import json
+import stat
+import sys
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.experiments.ledger import COLUMNS, read_ledger
+from pipeline.kaggle.upload import LeaderboardScore, upload_submission
+
+# A kaggle client: its state is a JSON file beside it, {"calls", "rows", "pending", "fate", ...}.
+CLIENT = """#!{python}
+import json, pathlib, sys
+path = pathlib.Path(__file__).with_name("state.json")
+state = json.loads(path.read_text())
+arguments = sys.argv[1:]
+state["calls"].append(arguments)
+code = 0
+if state["fate"] == "unauthorized":
+    print("Could not find kaggle.json. Make sure it's located in ~/.kaggle", file=sys.stderr)
+    code = 1
+elif arguments[:2] == ["competitions", "submit"]:
+    if state["fate"] == "refused":
+        print("Could not submit to competition")
+    else:
+        state["rows"].insert(0, [arguments[arguments.index("-m") + 1], "pending", "", ""])
+        print("Successfully submitted to 2018 Data Science Bowl")
+else:
+    print("Warning: Looks like you're using an outdated API Version, please consider updating")
+    if state["rows"] and state["rows"][0][1] == "pending":
+        if state["pending"] == 0:
+            state["rows"][0][1:] = state["final"]
+        state["pending"] -= 1
+    if not state["rows"]:
+        print("No submissions found")
+    else:
+        print("fileName,date,description,status,publicScore,privateScore")
+        for row in state["rows"]:
+            print("submission.csv,2018-04-01 00:00:00," + ",".join('"' + cell + '"' for cell in row))
+path.write_text(json.dumps(state))
+sys.exit(code)
+"""
+
+
+class Kaggle:
+    def __init__(self, folder, monkeypatch):
+        folder.mkdir()
+        program = folder / "kaggle"
+        program.write_text(CLIENT.format(python=sys.executable))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(folder))
+        self.path = folder / "state.json"
+        final = ["SubmissionStatus.COMPLETE", "0.41", "0.39"]
+        self.set(calls=[], rows=[], pending=1, fate="", final=final)
+
+    @property
+    def state(self):
+        return json.loads(self.path.read_text())
+
+    def set(self, **changes):
+        self.path.write_text(json.dumps({**(self.state if self.path.exists() else {}), **changes}))
+
+    @property
+    def submits(self):
+        return [call for call in self.state["calls"] if call[1] == "submit"]
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    return Kaggle(tmp_path / "bin", monkeypatch)
+
+
+@pytest.fixture
+def submissions(tmp_path):
+    kept = tmp_path / "submissions" / "best"
+    kept.mkdir(parents=True)
+    card = dict.fromkeys(COLUMNS[1:]) | {"cv_map": 0.51234, "cv_std": 0.02, "expected_lb": 0.4}
+    (kept / "run.json").write_text(json.dumps(card))
+    (kept / "submission.csv").write_text("ImageId,EncodedPixels\n")
+    return kept.parent
+
+
+def upload(submissions, timeout_s=1.0):
+    return upload_submission("best", submissions, timeout_s, 0.01)
+
+
+def test_the_cv_goes_up_and_the_score_comes_down(kaggle, submissions):
+    assert upload(submissions) == LeaderboardScore(0.41, 0.39)
+    (call,) = kaggle.submits
+    assert call[:4] == ["competitions", "submit", "-c", "data-science-bowl-2018"]
+    assert call[4:6] == ["-f", str(submissions / "best" / "submission.csv")]
+    assert call[7].startswith("best: CV 0.5123 +- 0.0200, expected 0.400 (")
+    assert json.loads((submissions / "best" / "run.json").read_text())["lb_map"] == 0.41
+    assert [(row["name"], row["lb_map"]) for row in read_ledger(submissions)] == [("best", "0.41")]
+
+
+def test_where_there_is_no_public_score_the_private_one_counts(kaggle, submissions):
+    kaggle.set(final=["complete", "", "0.39"])
+    assert upload(submissions) == LeaderboardScore(None, 0.39)
+    assert read_ledger(submissions)[0]["lb_map"] == "0.39"
+
+
+def test_a_score_that_takes_too_long_is_fetched_later_without_a_second_upload(kaggle, submissions):
+    kaggle.set(pending=1000)
+    with pytest.raises(InputError, match="run the same command later"):
+        upload(submissions, timeout_s=0.02)
+    kaggle.set(pending=0)
+    assert upload(submissions).public == 0.41
+    assert len(kaggle.submits) == 1
+
+
+def test_another_file_under_the_same_name_is_another_upload(kaggle, submissions):
+    upload(submissions)
+    (submissions / "best" / "submission.csv").write_text("ImageId,EncodedPixels\na,1 1\n")
+    kaggle.set(pending=0, final=["complete", "0.5", "0.5"])
+    assert upload(submissions).public == 0.5
+    assert len(kaggle.submits) == 2
+
+
+def test_a_file_that_kaggle_cannot_score(kaggle, submissions):
+    kaggle.set(final=["error", "", ""])
+    with pytest.raises(InputError, match="could not score the file"):
+        upload(submissions)
+    kaggle.set(pending=1, final=["complete", "0.4", "None"])
+    assert upload(submissions) == LeaderboardScore(0.4, None)
+    assert len(kaggle.submits) == 2
+
+
+def test_refused_unauthorized_and_missing(kaggle, submissions, monkeypatch, tmp_path):
+    kaggle.set(fate="refused")
+    with pytest.raises(InputError, match="Could not submit"):
+        upload(submissions)
+    kaggle.set(fate="unauthorized")
+    with pytest.raises(InputError, match=r"Could not find kaggle.json.*pip install -c constraints.txt"):
+        upload(submissions)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(InputError, match="no such program"):
+        upload(submissions)
+    assert not (submissions / "ledger.csv").exists()
+
+
+def test_complete_without_any_score(kaggle, submissions):
+    kaggle.set(final=["complete", "", ""])
+    with pytest.raises(InputError, match="shows no score"):
+        upload(submissions)
+
+
+def test_only_kept_runs_are_uploaded(kaggle, submissions):
+    with pytest.raises(InputError, match="keep the run first"):
+        upload_submission("other", submissions, 1, 1)
+    assert kaggle.state["calls"] == []

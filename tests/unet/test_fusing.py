@@ -1,0 +1,94 @@
+"""Batch norms fused into convolutions: the same function with fewer layers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.params import NetworkParams
+from pipeline.unet.fusing import fuse_batch_norms
+from pipeline.unet.model import build_model
+
+
+def smp(encoder):
+    values = {"weights": None, "weights_file": None, "decoder_channels": (32, 24, 16, 8, 8), "upsampling": "nearest"}
+    return NetworkParams(name="smp", encoder=encoder, **values)
+
+
+VANILLA = NetworkParams(name="vanilla", depth=2, width=4, padding="valid", upsampling="bilinear", dropout=0.1)
+
+
+def count_norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def settle(model):
+    """Give the batch norms statistics and weights that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_var, module.weight.data):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("params", [smp("tu-tf_efficientnet_lite0"), smp("resnet18"), VANILLA], ids=lambda p: p.name)
+def test_the_fused_network_is_the_same_function(params):
+    model = settle(build_model(params))
+    weights = copy.deepcopy(model.state_dict())
+    fused = fuse_batch_norms(model, torch.rand(1, 3, *[model.lengths.input_for(32)] * 2))
+    assert count_norms(model) > 5
+    assert count_norms(fused) == 0
+    x = torch.rand(2, 3, model.lengths.input_for(64), model.lengths.input_for(96))
+    with torch.no_grad():
+        wanted = model.eval()(x)
+        torch.testing.assert_close(fused(x), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    # The network that was given is as it was.
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+
+
+def test_in_bf16_the_fused_network_is_as_near_to_float32_as_the_plain_one():
+    model = settle(build_model(smp("tu-tf_efficientnet_lite0"))).eval()
+    fused = fuse_batch_norms(model, torch.rand(1, 3, 64, 64))
+    x = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        wanted = model(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            errors = [(network(x).float() - wanted).abs().mean() for network in (fused, model)]
+    assert errors[0] < 1.5 * errors[1]
+
+
+class _Reused(nn.Module):
+    """A batch norm that takes two convolutions' outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.first(x)) + self.norm(self.second(x))
+
+
+class _Shared(nn.Module):
+    """A convolution whose output goes to a batch norm, and past it too: it must not be fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.convolution(x)
+        return y + self.norm(y)
+
+
+@pytest.mark.parametrize("network", [_Shared, _Reused])
+def test_a_network_that_cannot_be_fused_stays_as_it_is(network):
+    model = settle(network())
+    kept = fuse_batch_norms(model, torch.rand(1, 3, 8, 8))
+    assert count_norms(kept) == 1
+    x = torch.rand(1, 3, 9, 9)
+    torch.testing.assert_close(kept(x), model.eval()(x))

@@ -1,0 +1,60 @@
+"""Where networks run: what is asked for and not there is refused, and a runtime is what the section says."""
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.params import RuntimeParams
+from pipeline.unet.runtime import Runtime, select_device, start_runtime
+
+
+@pytest.fixture
+def has_cuda(monkeypatch):
+    """Return a function that says whether torch finds a CUDA device from here on."""
+    return lambda found: monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def runtime_params(**changes):
+    return RuntimeParams(**({"device": "cpu", "threads": 1, "precision": "fp32", "channels_last": False} | changes))
+
+
+def test_cuda_that_is_not_there_is_refused(has_cuda):
+    has_cuda(False)
+    message = r"^runtime\.device is cuda, and torch finds no CUDA device; set runtime\.device to auto or cpu$"
+    with pytest.raises(InputError, match=message):
+        start_runtime(runtime_params(device="cuda"))
+
+
+@pytest.mark.parametrize(("found", "device"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_where_there_is_one(has_cuda, found, device):
+    has_cuda(found)
+    assert select_device("auto").type == device
+    assert select_device("cpu").type == "cpu"
+
+
+def test_a_runtime_is_what_the_section_says():
+    runtime = start_runtime(runtime_params(threads=1, precision="bf16", channels_last=True))
+    assert runtime == Runtime(torch.device("cpu"), "bf16", channels_last=True)
+    assert runtime.memory_format is torch.channels_last
+    assert start_runtime(runtime_params()).memory_format is torch.contiguous_format
+
+
+@pytest.mark.parametrize(("threads", "other"), [(1, 2), (2, 1)])
+def test_threads_come_from_the_section(threads, other):
+    torch.set_num_threads(other)
+    start_runtime(runtime_params(threads=threads))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_products_have_the_precision(precision, dtype):
+    with Runtime(torch.device("cpu"), precision, channels_last=False).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
