@@ -50,7 +50,7 @@ lint: $(READY)
 	mypy
 
 dvc-deps: $(READY)
-	python tests/dvc_deps.py
+	python -m tests.dvc_deps
 
 params: $(READY)
 	python -c "from pathlib import Path; from pipeline.compose import write_composed; write_composed(Path('params.yaml'))"

@@ -1,4 +1,4 @@
-"""Draw the embedded sample from the competition's stage1_train.zip; the same seed writes the same bytes.
+"""Draw the embedded sample from the competition's stage1_train.zip; the same file and seed write the same bytes.
 
     python data/make_sample.py stage1_train.zip data/sample
 
@@ -9,12 +9,16 @@ of each image size that `COMMON` of all images have. Both parts are then filled 
 each image type has its share of the full set, and at least its minimum. To stay small, only images whose files are
 lighter than `LIGHT` of their type are drawn at random, and PNGs are written anew where that makes them shorter. The
 test part's truth goes into stage1_solution.csv in Kaggle's format.
+
+Files weigh what they take in the zip, so that another packing of the same files may give another draw. The bytes that
+are written for an image do not depend on it.
 """
 
 import argparse
 import csv
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -130,16 +134,23 @@ def main() -> None:
 def make_sample(source: Path, out: Path) -> None:
     """Draw the sample from the archive `source`, and write its three files to the folder `out`."""
     with open_archive(source) as archive:
-        entries = {entry.image_id: entry for entry in index_archive(archive, True, False)}
-        table = describe_images(archive, list(entries.values()))
-        parts = draw_sample(table, np.random.default_rng(SEED))
-        train, test = ([entries[i] for i in parts[part]] for part in ("train", "test"))
-        write_archive(out / "stage1_train.zip", archive, train, with_masks=True)
-        write_archive(out / "stage1_test.zip", archive, test, with_masks=False)
-        write_solution(out / "stage1_solution.csv", archive, test)
+        entries = index_archive(archive, labelled=True, allow_unlabelled=False)
+        table = describe_images(archive, entries)
+    parts = draw_sample(table, np.random.default_rng(SEED))
+    write_sample(source, parts, out)
     for part, ids in parts.items():
         rows = table.loc[ids]
         print(part, len(rows), rows["image_type"].value_counts().to_dict(), f"{rows['nuclei'].sum()} nuclei")
+
+
+def write_sample(source: Path, parts: Mapping[str, list[str]], out: Path) -> None:
+    """Write the images of the parts `train` and `test`, by their ids, and the truth of the second, to `out`."""
+    with open_archive(source) as archive:
+        entries = {entry.image_id: entry for entry in index_archive(archive, labelled=True, allow_unlabelled=False)}
+        train, test = ([entries[image_id] for image_id in parts[part]] for part in ("train", "test"))
+        write_archive(out / "stage1_train.zip", archive, train, with_masks=True)
+        write_archive(out / "stage1_test.zip", archive, test, with_masks=False)
+        write_solution(out / "stage1_solution.csv", archive, test)
 
 
 if __name__ == "__main__":

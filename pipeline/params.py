@@ -3,20 +3,18 @@
 A section is a frozen class; an unknown, missing or out-of-bounds key ends in one `InputError` that names it.
 
 Networks, loss terms and augmentation effects are entries of tables in their rooms, so that one more is one function and
-one entry: what such an entry may be told stands beside it, and is checked there, by `check_section` or `bind_options`.
+one entry: what such an entry may be told stands beside it, and is checked there, by `pipeline.options`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
 from pipeline.files import read_yaml
+from pipeline.options import explain_fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
@@ -255,17 +253,9 @@ class Recipe:
 
     def describe(self) -> dict[str, Any]:
         """Return every value that decides the weights, as JSON has them."""
-        size = self.size
-        return {
-            "contrast": self.contrast.model_dump(),
-            "unet": self.unet.model_dump(),
-            "targets": self.targets.model_dump(),
-            "loss": self.loss.model_dump(),
-            "augment": self.augment.model_dump(),
-            "train": self.train.model_dump(),
-            "size": (size.object_diameter_px, size.min_zoom, size.max_zoom),
-            "runtime": self.runtime.model_dump(),
-        }
+        parts = (self.contrast, self.unet, self.targets, self.loss, self.augment, self.train, self.runtime)
+        zooms = (self.size.object_diameter_px, self.size.min_zoom, self.size.max_zoom)
+        return {type(part).__name__: part.model_dump() for part in parts} | {"zooms": zooms}
 
 
 class Params(Section):
@@ -295,9 +285,6 @@ class Params(Section):
         )
 
 
-AnySection = TypeVar("AnySection", bound=Section)
-
-
 def load_params(path: Path) -> Params:
     """Read and check params.yaml.
 
@@ -308,51 +295,5 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        line = _explain(error, "the file")
+        line = explain_fault(error, "the file")
         raise InputError(f"{path}: {line}; `pipeline/params.py` lists every key with its bounds") from error
-
-
-def check_section(kind: type[AnySection], content: Mapping[str, Any], where: str) -> AnySection:
-    """Return `content` as a section of the class `kind`, which stands beside the entry of a table that it is of.
-
-    Raises:
-        InputError: a key is unknown, missing or out of bounds; `where` names the section, as `unet`.
-    """
-    try:
-        return kind.model_validate(dict(content))
-    except ValidationError as error:
-        keys = ", ".join(kind.model_fields)
-        raise InputError(f"params.yaml: {where}.{_explain(error, '')}; its keys are {keys}") from error
-
-
-def bind_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> Callable[..., Any]:
-    """Return `function` with its keyword-only parameters, the options of a table's entry, filled from `options`.
-
-    Their annotations are their bounds.
-
-    Raises:
-        InputError: an option is unknown, missing or out of bounds; `where` names the entry, as `augment.effects.blur`.
-    """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    bounds = {one.name: one.annotation for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
-    if odd := sorted(bounds.keys() ^ options.keys()):
-        fault = "no such key" if odd[0] in options else "missing"
-        raise InputError(f"params.yaml: {where}.{odd[0]}: {fault}; its keys are {', '.join(bounds) or 'none'}")
-    values = {}
-    for name, bound in bounds.items():
-        try:
-            values[name] = TypeAdapter(bound).validate_python(options[name])
-        except ValidationError as error:
-            raise InputError(f"params.yaml: {where}.{name}: {_explain(error, '')}".replace(": :", ":")) from error
-    return partial(function, **values)
-
-
-def _explain(error: ValidationError, default: str) -> str:
-    """Return the first fault in a line: key, what is wrong, value."""
-    # A key that is unknown is the likely cause of the one that is missing.
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])[:200] or default
-    value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
-    what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return " ".join(f"{key}: {what}{value}{more}".split())

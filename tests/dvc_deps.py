@@ -6,11 +6,11 @@ code reads.
 
 from pathlib import Path
 
-from tests.param_deps import read_params
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from pipeline.provenance import ROOT, code_dependencies
+from tests.param_deps import read_params
 
 _MOST_IN_A_LINE = 100  # characters; longer lists of params get a line for each
 

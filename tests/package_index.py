@@ -1,7 +1,8 @@
 """What the names in a package stand for, read from its source alone. In: a folder with a package `pipeline`.
 
 Out: an index of its modules, functions and classes. A value of an expression is a kind and a qualified name: a
-`module`, a `def`, a `class`, an `instance` of a class, a `variable` of a module, or something `foreign`.
+`module`, a `def`, a `class`, an `instance` of a class, a `variable` of a module, something that is annotated as
+`callable`, or something `foreign`.
 """
 
 import ast
@@ -61,6 +62,7 @@ class PackageIndex:
         self.functions: dict[str, Definition] = {}
         self.classes: dict[str, ClassDefinition] = {}
         self.variables: dict[str, tuple[str, list[ast.expr], list[ast.expr]]] = {}  # module, values, annotations
+        self.callables: dict[str, tuple[Values, Values]] = {}  # what goes in and comes out, as annotated
         self._names: dict[str, dict[str, Value]] = {}
         for path in sorted((root / "pipeline").rglob("*.py")):
             module = ".".join(path.relative_to(root).with_suffix("").parts)
@@ -107,7 +109,7 @@ class PackageIndex:
         return Value("foreign", "")
 
     def mentions(self, annotation: ast.expr | None, module: str) -> Values:
-        """Return the instances that an annotation allows, alone or in what holds them, and its type variables."""
+        """Return what an annotation allows, alone or in what holds it: instances, callables, and type variables."""
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             annotation = ast.parse(annotation.value, mode="eval").body
         if isinstance(annotation, ast.Name | ast.Attribute):
@@ -115,6 +117,10 @@ class PackageIndex:
             if value.kind == "class":
                 return frozenset({Value("instance", value.name)})
             return self._mentions_of_variable(value.name) if value.kind == "variable" else frozenset()
+        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).split(".")[-1] == "Callable":
+            key, (given, returned) = f"{module}: {ast.unparse(annotation)}", annotation.slice.elts
+            self.callables[key] = self.mentions(given, module), self.mentions(returned, module)
+            return frozenset({Value("callable", key)})
         children = [] if annotation is None else list(ast.iter_child_nodes(annotation))
         return frozenset().union(*(self.mentions(child, module) for child in children if isinstance(child, ast.expr)))
 

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-
 from pipeline.provenance import EXEMPT, ROOT
 from tests.package_index import Definition, Function, PackageIndex, Value, Values
 
@@ -23,6 +22,7 @@ NEVER = {"housekeeping"}  # the section of what changes no result
 _CARRIERS = {"zip", "list", "tuple", "dict", "set", "iter", "next", "enumerate", "reversed", "map", "filter", "len"}
 _CARRIERS |= {"isinstance", "id", "type", "partial", "replace", "islice", "chain", "starmap", "deque", "cast", "field"}
 _MUTATORS = {"append", "add", "extend", "insert", "update", "setdefault", "appendleft"}
+_READERS = {"get", "items", "values", "pop", "popleft", "popitem", "copy", "setdefault"}
 # Foreign bases that call no method of a class by themselves.
 _PASSIVE = {"NamedTuple", "Protocol", "Generic", "BaseModel", "ABC", "object"}
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
@@ -55,9 +55,7 @@ class Reader:
     def __init__(self, package: PackageIndex) -> None:
         self._package = package
         fields = package.classes[WHOLE].fields
-        self._sections = {
-            value.name: key for key, note in fields.items() for value in package.mentions(note, PARAMS)
-        }
+        self._sections = {value.name: key for key, note in fields.items() for value in package.mentions(note, PARAMS)}
         self._order = list(fields)
         self._read: set[tuple[str, str]] = set()  # section class, key
         self._reached: dict[str, None] = {}
@@ -92,7 +90,7 @@ class Reader:
         for name, section in sorted(self._sections.items(), key=lambda item: self._order.index(item[1])):
             keys = self._fields_of(name)
             found = [key for key in keys if (name, key) in self._read]
-            if section in NEVER or not (found or self._is_open(name) and (name, "*") in self._read):
+            if section in NEVER or not (found or (self._is_open(name) and (name, "*") in self._read)):
                 continue
             yield from [section] if found == keys or self._is_open(name) else [f"{section}.{key}" for key in found]
 
@@ -197,7 +195,11 @@ class Reader:
 
     def _assign(self, target: ast.expr, value: ast.expr, scope: Scope) -> None:
         pairs = (target.elts, value.elts) if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else None
-        if pairs and len(pairs[0]) == len(pairs[1]) and not any(isinstance(one, ast.Starred) for one in sum(pairs, [])):
+        if (
+            pairs
+            and len(pairs[0]) == len(pairs[1])
+            and not any(isinstance(one, ast.Starred) for one in [*pairs[0], *pairs[1]])
+        ):
             for one, other in zip(*pairs, strict=True):
                 self._assign(one, other, scope)
         else:
@@ -307,7 +309,8 @@ class Reader:
                 return frozenset({Value("def", f"{each}.{name}")})
             if name in found.fields or (each, name) in self._stored:
                 return self._stored[each, name] | self._package.mentions(found.fields.get(name), found.module)
-        return frozenset({value})
+        # A list or a dict of sections, or what is a class's own by a foreign base, as `model.to(device)`.
+        return frozenset({value}) if name in _READERS or value.name not in self._sections else _NONE
 
     def _elements(self, values: Values) -> Values:
         """Return what iterating, unpacking, indexing or entering may give."""
@@ -348,7 +351,8 @@ class Reader:
             result = everything
         for one in [*node.args, *(keyword.value for keyword in node.keywords)]:
             if isinstance(one, ast.Lambda):
-                result |= self._evaluate(one, scope, promised)
+                taken = [self._package.callables[value.name][0] for value in promised if value.kind == "callable"]
+                result |= self._evaluate(one, scope, promised.union(*taken))
         return result
 
     def _call_one(
@@ -364,13 +368,24 @@ class Reader:
             return frozenset({Value("instance", value.name)}), self._construct(value.name, given)
         if value.kind == "copy":
             return frozenset({Value("instance", value.name)}), _NONE
-        if value.kind == "instance":  # of a class that can be called, or what an entry of a table is annotated with
+        if value.kind == "callable":
+            accepted, returns = self._package.callables[value.name]
+            self._hand_over(everything, accepted)
+            return returns, accepted
+        if value.kind == "partial":
+            return self._call_one(Value("def", value.name), [(None, values) for _, values in given], everything)
+        if value.kind == "instance":  # of a class that can be called, or held by what is called
             calls = [f"{each}.__call__" for each in self._package.lineage(value.name)]
             known = [self._package.functions[name] for name in calls if name in self._package.functions]
             accepted = frozenset().union(*(self._pass_arguments(one, given) for one in known))
             returns = [self._package.mentions(one.node.returns, one.module) for one in known]
             return frozenset({value}).union(*returns), accepted
         word = value.name.split(".")[-1]
+        if word == "partial":
+            bound = [one for one in everything if one.kind == "def"]
+            for one in bound:
+                self._call_one(one, [(None, values) for _, values in given], everything)
+            return frozenset(Value("partial", one.name) for one in bound) or everything, _NONE
         if value.kind == "foreign" and word not in _CARRIERS:
             self._consume(everything, deep=word in ("asdict", "astuple", "vars"))
         return everything, _NONE

@@ -1,6 +1,5 @@
-"""dvc.yaml: the stages' dependencies follow their imports, and nothing is forgotten or invented."""
+"""dvc.yaml: a stage depends on the code that it imports and the params that this reads; nothing more, nothing less."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-from code_deps import ROOT, code_dependencies
+from pipeline.params import Params
+from pipeline.provenance import ROOT, code_dependencies
+from tests.dvc_deps import main as write_dependencies
+from tests.param_deps import read_params
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -20,7 +21,7 @@ STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_exactly_the_code_it_imports(name: str) -> None:
     listed = [dep for dep in STAGES[name]["deps"] if dep.startswith("pipeline/")]
-    assert listed == code_dependencies(name), "run `make dvc-deps`"
+    assert listed == [path.as_posix() for path in code_dependencies(f"pipeline.stages.{name}")], "run `make dvc-deps`"
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -33,20 +34,49 @@ def test_a_stage_is_a_plain_command_that_gets_every_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_declares_the_parameters_its_code_reads(name: str) -> None:
-    """Every `params.SECTION` that a stage names is declared, unless it only decides the speed."""
-    declared = STAGES[name]["params"]
-    read = set(re.findall(r"\bparams\.(\w+(?:\.\w+)?)", (ROOT / "pipeline" / "stages" / f"{name}.py").read_text()))
-    for key in read:
-        if key == "decode.workers" or key.startswith("housekeeping"):
-            continue
-        assert any(key == name or key.startswith(name + ".") or name.startswith(key) for name in declared), key
+def test_a_stage_declares_exactly_the_params_that_its_code_reads(name: str) -> None:
+    assert STAGES[name]["params"] == read_params(name), "run `make dvc-deps`"
 
 
-def test_an_edit_to_decoding_retrains_no_fold() -> None:
-    for name in ("prepare", "folds", "train", "predict_oof", "predict_test"):
-        assert "pipeline/nuclei/decoding.py" not in STAGES[name]["deps"]
-    assert "pipeline/nuclei/decoding.py" in STAGES["evaluate"]["deps"]
+def test_the_run_card_shows_all_params_but_those_that_change_no_result() -> None:
+    assert STAGES["submit"]["params"] == [name for name in Params.model_fields if name != "housekeeping"]
+
+
+def test_what_is_written_into_dvc_yaml_is_derived_and_the_rest_stays(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (ROOT / "dvc.yaml").read_text()
+    assert "pipeline/images/splits.py" in text
+    damaged = text.replace("      - pipeline/images/splits.py\n", "").replace("params: [folds.ids]", "params: [train]")
+    (tmp_path / "dvc.yaml").write_text(damaged)
+    write_dependencies(tmp_path)
+    written = (tmp_path / "dvc.yaml").read_text()
+    assert yaml.safe_load(written) == yaml.safe_load(text)
+    comments = [line for line in text.splitlines() if line.strip().startswith("#")]
+    assert [line for line in written.splitlines() if line.strip().startswith("#")] == comments
+
+
+# What an edit of a file runs again is what depends on it: one that means nothing to a stage must leave it alone.
+@pytest.mark.parametrize(
+    ("edited", "depend"),
+    [
+        ("kaggle/fetch.py", set()),
+        ("kaggle/download.py", set()),
+        ("nuclei/decoding.py", {"evaluate", "submit"}),
+        ("unet/tiling.py", {"predict_oof", "predict_testset"}),
+        ("unet/views.py", {"predict_oof", "predict_testset"}),
+        ("unet/training.py", {"train"}),
+        ("experiments/report.py", {"report"}),
+        ("folds/watch.py", set()),
+    ],
+)
+def test_an_edit_runs_again_what_it_can_change_and_no_more(edited: str, depend: set[str]) -> None:
+    assert (ROOT / "pipeline" / edited).is_file()
+    assert {name for name, stage in STAGES.items() if f"pipeline/{edited}" in stage["deps"]} == depend
+
+
+def test_submit_depends_on_no_network() -> None:
+    listed = {dep for dep in STAGES["submit"]["deps"] if dep.startswith("pipeline/unet/")}
+    assert listed == {"pipeline/unet/prediction.py", "pipeline/unet/weights.py"}  # formats of files and of arrays
 
 
 def test_dvc_reads_the_pipeline_and_chains_its_stages(tmp_path: Path) -> None:
@@ -66,9 +96,9 @@ def test_dvc_reads_the_pipeline_and_chains_its_stages(tmp_path: Path) -> None:
         '"folds" -> "train@0"',
         '"train@0" -> "predict_oof@0"',
         '"predict_oof@2" -> "evaluate"',
-        '"train@1" -> "predict_test"',
+        '"train@1" -> "predict_testset"',
         '"evaluate" -> "submit"',
-        '"predict_test" -> "submit"',
+        '"predict_testset" -> "submit"',
         '"submit" -> "report"',
     ):
         assert f"{edge};" in done.stdout

@@ -1,10 +1,10 @@
-"""Memory that ran out is told from other errors, whichever library says so."""
+"""Memory that ran out is told from other errors, whichever library says so; and what errors say fits in a line."""
 
 import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import explain_exhaustion
+from pipeline.errors import InputError, explain_exhaustion, one_line_errors, shorten
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,39 @@ def test_memory_that_ran_out_gets_a_cure(error):
     explained = explain_exhaustion(error)
     assert "memory ran out" in explained
     assert "train.batch" in explained
+    assert "housekeeping.workers" in explained
     assert "\n" not in explained
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("memory"), KeyError("a")])
 def test_other_errors_are_left_to_their_traceback(error):
     assert explain_exhaustion(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "most", "line"),
+    [
+        (ValueError("a\n  b\tc "), 200, "a b c"),
+        (ValueError("x" * 300), 200, "x" * 200),
+        ("plain  text", 7, "plain t"),
+        (ValueError(), 200, ""),
+    ],
+)
+def test_what_an_error_says_becomes_a_line(error, most, line):
+    assert shorten(error, most) == line
+
+
+def test_what_the_user_can_mend_ends_in_one_line_and_a_defect_in_its_traceback():
+    with pytest.raises(SystemExit, match=r"^error: mend this$"), one_line_errors():
+        raise InputError("mend this")
+    with pytest.raises(SystemExit, match=r"^error: memory ran out \(MemoryError\)"), one_line_errors():
+        raise MemoryError
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("defect")
+
+
+def test_an_interruption_says_what_to_do_and_ends_in_130(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors("run it again"):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "run it again\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
+from pipeline.files import atomic_folder, atomic_path, read_json, sha256_of, write_json, write_text
 
 
 def listing(folder):
@@ -139,11 +139,23 @@ def test_text_is_utf8_with_unix_line_ends(tmp_path):
 def test_json_can_be_read_back_and_holds_no_nan(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"score": 0.1, "none": None})
-    assert json.loads(path.read_text()) == {"score": 0.1, "none": None}
+    assert read_json(path) == json.loads(path.read_text()) == {"score": 0.1, "none": None}
     assert path.read_text().endswith("}\n")
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"score": float("nan")})
     assert json.loads(path.read_text()) == {"score": 0.1, "none": None}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b"9" * 5000, b'{"a": 1} {}'])
+def test_what_is_no_json_object_is_refused_with_the_cure(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: .*`dvc repro` writes it again"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_json_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"a\.json: cannot be read as JSON"):
+        read_json(tmp_path / "a.json")
 
 
 def test_digest_of_a_known_text(tmp_path):

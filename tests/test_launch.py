@@ -1,5 +1,9 @@
-"""How a stage ends: by itself, by an error, when it is asked to, and when the DVC that started it is gone."""
+"""How a stage starts and ends: by itself, by an error, when it is asked to, and when the DVC that started it is gone.
 
+And what it notes in the journal.
+"""
+
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
+from pipeline.files import write_json
+from pipeline.launch import Journal, read_journal, run
+from pipeline.params import Params
+
+ROOT = Path(__file__).resolve().parents[1]
 _STAGE = """
 import os, sys, time
 from pathlib import Path
@@ -101,3 +111,91 @@ def test_a_stage_that_people_start_outlives_their_shell(stage, tmp_path):
     time.sleep(1.5)
     assert is_running(pid)
     os.kill(pid, signal.SIGTERM)
+
+
+def start(monkeypatch, main, *arguments):
+    """Start a `main` of this file, which is then called a stage `test_launch`."""
+    monkeypatch.setattr("pipeline.launch._stop_on_request", lambda: None)  # pytest is not to be stopped by it
+    monkeypatch.setattr(sys, "argv", ["stage", *map(str, arguments)])
+    run(main)
+
+
+def read_note(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_stage_gets_paths_numbers_and_params_and_notes_its_seconds(monkeypatch, tmp_path):
+    seen = []
+
+    def main(out_file: Path, fold: int, params: Params) -> None:
+        seen.append((out_file, fold, params.train.seed))
+        time.sleep(0.2)
+
+    arguments = ["--out-file", "a/b", "--fold", "2", "--params", ROOT / "params.yaml", "--journal", tmp_path / "notes"]
+    start(monkeypatch, main, *arguments)
+    assert seen == [(Path("a/b"), 2, 2018)]
+    note = read_note(tmp_path / "notes", "test_launch.2.json")
+    assert 0.2 <= note.pop("seconds") < 5
+    assert note == {}
+
+
+def test_what_a_stage_returns_is_noted_and_its_own_seconds_hold(monkeypatch, tmp_path):
+    def main() -> dict[str, object]:
+        return {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
+
+    start(monkeypatch, main, "--journal", tmp_path)
+    assert read_note(tmp_path, "test_launch.json") == {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
+
+
+def test_a_stage_that_is_given_the_journal_also_notes_in_it(monkeypatch, tmp_path):
+    seen = []
+
+    def main(journal: Path) -> None:
+        seen.append(journal)
+
+    start(monkeypatch, main, "--journal", tmp_path)
+    assert seen == [tmp_path]
+    assert (tmp_path / "test_launch.json").is_file()
+
+
+def test_without_a_journal_nothing_is_noted_and_a_stage_that_fails_notes_nothing(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def succeed() -> None:
+        pass
+
+    def fail() -> None:
+        raise InputError("mend this")
+
+    start(monkeypatch, succeed)
+    with pytest.raises(SystemExit, match="error: mend this"):
+        start(monkeypatch, fail, "--journal", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_took_what_its_stages_took_together(tmp_path):
+    for name, seconds in {"prepare": 1.25, "folds": 2, "predict_testset": 4, "submit": 100, "report": 100}.items():
+        write_json(tmp_path / f"{name}.json", {"seconds": seconds})
+    for fold in (0, 1, 2):
+        write_json(tmp_path / f"train.{fold}.json", {"seconds": 10.0, "epoch_seconds": [4.0, 10.0 + fold]})
+        write_json(tmp_path / f"size.{fold}.json", {"seconds": 0.5})
+    # Fold 2 is of an earlier run, `submit` and `report` come after what is timed, and `evaluate` has not run yet.
+    assert read_journal(tmp_path, [0, 1]) == Journal(28.2, {"0": [4.0, 10.0], "1": [4.0, 11.0]})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", "12.5", "{}", '{"seconds": "3"}', '{"seconds": null}', '{"seconds": true}'),
+        *('{"seconds": NaN}', '{"seconds": Infinity}', '{"seconds": 1, "epoch_seconds": 3}'),
+        '{"seconds": 1, "epoch_seconds": ["a"]}',
+    ],
+)
+def test_an_entry_that_is_damaged_is_left_out(tmp_path, damage):
+    write_json(tmp_path / "prepare.json", {"seconds": 2.0})
+    (tmp_path / "train.0.json").write_text(damage)
+    assert read_journal(tmp_path, [0]) == Journal(2.0, {})
+
+
+def test_where_nothing_was_noted_nothing_is_known(tmp_path):
+    assert read_journal(tmp_path / "none", [0, 1]) == Journal(None, {})

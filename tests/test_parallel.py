@@ -65,7 +65,7 @@ def test_items_are_taken_only_as_results_are():
 
 
 def test_a_process_that_is_killed_ends_in_one_error_with_a_cure():
-    with pytest.raises(InputError, match=r"one of 2 processes died.*lower data\.workers"):
+    with pytest.raises(InputError, match=r"one of 2 processes died.*lower housekeeping\.workers"):
         list(map_in_order(eval, ["__import__('os').kill(__import__('os').getpid(), 9)"] * 3, 2))
 
 

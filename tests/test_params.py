@@ -8,57 +8,84 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.hydra import compose_and_dump
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.compose import compose_params, write_composed
 from pipeline.errors import InputError
-from pipeline.params import Params, VanillaParams, load_params
-from pipeline.unet.vanilla import output_size, size_rule
+from pipeline.images.augment import build_augment
+from pipeline.images.cpu_augment import CpuAugment
+from pipeline.options import check_section
+from pipeline.params import Params, load_params
+from pipeline.unet.losses import build_loss
+from pipeline.unet.model import NETWORKS
+from pipeline.unet.vanilla import VanillaParams, length_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def compose(tmp_path: Path, *overrides: str) -> dict[str, Any]:
-    out = tmp_path / "params.yaml"
-    compose_and_dump(out, str(ROOT / "pipeline" / "conf"), None, "config", [], list(overrides))
-    return yaml.safe_load(out.read_text())
-
-
 def test_params_yaml_is_the_composed_default(tmp_path: Path) -> None:
-    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == compose(tmp_path)
+    write_composed(tmp_path / "params.yaml")
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text(), "run `make params`"
+
+
+def check_entries(params: Params) -> None:
+    """Let every table check what its entries are told."""
+    check_section(NETWORKS[params.unet.name].params, params.unet.model_extra or {}, "unet")
+    build_loss(params.loss)
+    build_augment(params.augment)
+    CpuAugment(params.augment, params.train.crop_px)
 
 
 @pytest.mark.parametrize("data", ["sample", "full", "stage2"])
 @pytest.mark.parametrize("train", ["quick", "cpu", "gpu"])
 @pytest.mark.parametrize("unet", ["smp", "vanilla", "paper"])
-def test_every_choice_of_groups_is_valid(tmp_path: Path, data: str, train: str, unet: str) -> None:
-    content = compose(tmp_path, f"data={data}", f"train={train}", f"unet={unet}")
-    params = Params.model_validate(content)
+def test_every_choice_of_groups_is_valid(data: str, train: str, unet: str) -> None:
+    params = compose_params([f"data={data}", f"train={train}", f"unet={unet}"])
+    check_entries(params)
     assert params.unet.name == ("smp" if unet == "smp" else "vanilla")
     assert params.data.dir == ("data/sample" if data == "sample" else "data/dsb2018")
 
 
-def test_the_stack_brings_its_recipe_and_yields_to_what_is_asked_for(tmp_path: Path) -> None:
-    params = Params.model_validate(compose(tmp_path, "data=isbi2012"))
-    assert (params.data.layout, params.folds.groups, params.targets.boundary) == ("stack", "blocks", "membrane")
-    assert isinstance(params.unet, VanillaParams)
-    assert (params.unet.padding, params.unet.dropout, params.loss.weight_map) == ("valid", 0.5, True)
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "pipeline/conf/augment").glob("*.yaml"))])
+def test_every_augmentation_is_valid(name: str) -> None:
+    params = compose_params([f"augment={name}"])
+    check_entries(params)
+    assert bool(params.augment.effects) == (name != "none")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "pipeline/conf/study").glob("*.yaml"))])
+def test_the_parameters_of_every_study_are_valid(name: str) -> None:
+    check_entries(compose_params([f"+study={name}"]))
+
+
+def test_a_recipe_brings_its_data_and_yields_to_what_is_asked_for() -> None:
+    params = compose_params(["recipe=isbi2012"])
+    check_entries(params)
+    (source,) = params.data.sources.values()
+    assert (source.layout, params.folds.groups, params.targets.boundary) == ("stack", "blocks", "membrane")
+    unet = check_section(VanillaParams, params.unet.model_extra or {}, "unet")
+    assert (unet.padding, unet.dropout, params.loss.weight_map) == ("valid", 0.5, True)
     # The whole slice and what valid padding takes around it: every pixel of it can come to be seen.
-    margin_px = size_rule(params.unet).margin_px
-    assert params.train.tile_px == 512 + 2 * margin_px
-    assert params.augment.translation_px == (params.train.tile_px - params.train.crop_px) / 2
-    output_size(params.train.crop_px, params.unet)
-    wide = Params.model_validate(compose(tmp_path, "data=isbi2012", "unet.width=64"))
+    lengths, train = length_rule(unet), params.train
+    assert train.tile_px == 512 + 2 * lengths.margin_px
+    assert params.augment.effects["translation"] == {"px": (train.tile_px - train.crop_px) / 2}
+    assert lengths.input_for(lengths.output_of(train.crop_px)) == train.crop_px
+    wide = compose_params(["recipe=isbi2012", "unet.width=64"])
     assert wide == params.model_copy(update={"unet": params.unet.model_copy(update={"width": 64})})
-    assert Params.model_validate(compose(tmp_path, "data=isbi2012", "unet=smp")).unet.name == "smp"
+    assert compose_params(["recipe=isbi2012", "unet=smp"]).unet.name == "smp"
 
 
-def test_stage2_trains_the_same_as_full(tmp_path: Path) -> None:
-    full, stage2 = compose(tmp_path, "data=full"), compose(tmp_path, "data=stage2")
+def test_stage2_trains_the_same_as_full() -> None:
+    full, stage2 = compose_params(["data=full"]).model_dump(), compose_params(["data=stage2"]).model_dump()
     differing = {key for key in full["data"] if full["data"][key] != stage2["data"][key]}
     assert differing == {"test", "solution"}
     assert {**full, "data": 0} == {**stage2, "data": 0}
+
+
+def test_an_override_out_of_bounds_is_refused() -> None:
+    with pytest.raises(InputError, match=r"train\.lr: .*got -1"):
+        compose_params(["train.lr=-1"])
 
 
 def change(tmp_path: Path, key: str, value: Any) -> Path:
@@ -91,9 +118,18 @@ def change(tmp_path: Path, key: str, value: Any) -> Path:
         ("train.start_crop_px", 1000, "train"),
         ("folds.ids", [0], "folds"),
         ("folds.ids", [1, 2], "folds"),
-        ("unet.name", "resnet", "unet"),
-        ("unet.depth", 4, "unet.smp.depth"),
-        ("augment.blur", 1.5, "augment.blur"),
+        ("unet.name", 3, "unet.name"),
+        ("augment.backend", "none", "augment.backend"),
+        ("augment.effects", {"blur": {"sigma_px": "wide"}}, "augment.effects.blur.sigma_px"),
+        ("loss.terms", {"bce": {}}, "loss.terms.bce.weight"),
+        ("loss.terms", {"bce": {"weight": -1}}, "loss.terms.bce.weight"),
+        ("data.sources", {}, "data.sources"),
+        ("data.sources", {"a b": {"archive": "a", "layout": "stack", "labels": None}}, "data.sources.a b"),
+        ("data.test", {"archive": "a"}, "data.test"),
+        ("runtime.device", "gpu", "runtime.device"),
+        ("runtime.threads", 0, "runtime.threads"),
+        ("size.min_zoom", 5.0, "size"),
+        ("housekeeping.workers", 0, "housekeeping.workers"),
         ("predict.overlap_px", 400, "predict"),
         ("decode.seed_threshold", [1.0], "decode.seed_threshold"),
     ],

@@ -70,7 +70,9 @@ def test_what_is_exempt_is_there() -> None:
 def test_half_a_training_survives_an_edit_of_what_it_does_not_use() -> None:
     names = {path.as_posix() for path in code_dependencies("pipeline.folds.training")}
     assert "pipeline/files.py" in names
-    assert not {name for name in names if name.startswith(("pipeline/kaggle", "pipeline/experiments", "pipeline/predict"))}
+    assert not {
+        name for name in names if name.startswith(("pipeline/kaggle", "pipeline/experiments", "pipeline/predict"))
+    }
 
 
 def test_fingerprints_are_equal_where_the_parts_are() -> None:

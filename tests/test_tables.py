@@ -77,7 +77,7 @@ def test_ids_that_can_stand_in_a_csv(image_id):
 
 @pytest.mark.parametrize("image_id", ["", " a", "a\t", "a,b", 'a"', "a\nb", "a\rb", "\udc80", "x" * 513])
 def test_ids_that_cannot_stand_in_a_csv(image_id):
-    with pytest.raises(InputError, match="here: the id .* cannot stand in a CSV") as error:
+    with pytest.raises(InputError, match=r"here: the id .* cannot stand in a CSV") as error:
         check_image_id(image_id, "here")
     assert len(str(error.value)) < 200
 

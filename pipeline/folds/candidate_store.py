@@ -6,10 +6,12 @@ In: candidates of images with their worth. Out: a pack with `<image_id>.features
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.files import atomic_path
 from pipeline.images.store import Pack, PackWriter
 from pipeline.nuclei.candidates import Candidates
@@ -46,9 +48,23 @@ class CandidateStore:
         return f"{image_id}{_WORTH}" in self._pack
 
     def candidates(self, image_id: str) -> Candidates:
-        """Return the candidates of an image."""
-        return Candidates(*(self._pack[f"{image_id}.{part}"] for part in _PARTS))
+        """Return the candidates of an image.
+
+        Raises:
+            InputError: it has no entry.
+        """
+        return Candidates(*(self._find(f"{image_id}.{part}") for part in _PARTS))
 
     def lesson(self, image_id: str) -> tuple[Floats, Floats]:
-        """Return what the model learns of an image: features (n, F) and worth (n,)."""
-        return self._pack[f"{image_id}.features"], self._pack[image_id + _WORTH]
+        """Return what the model learns of an image: features (n, F) and worth (n,).
+
+        Raises:
+            InputError: it has no entry.
+        """
+        return self._find(f"{image_id}.features"), self._find(image_id + _WORTH)
+
+    def _find(self, name: str) -> NDArray[Any]:
+        try:
+            return self._pack[name]
+        except KeyError as error:
+            raise InputError(f"{self._pack.path}: no {name}; run the stage `evaluate` again") from error

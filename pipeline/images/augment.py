@@ -18,7 +18,8 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.images.cpu_augment import CPU_EFFECTS
 from pipeline.images.effects import EFFECTS, Draw, Effect, Warp
-from pipeline.params import AugmentParams, bind_options
+from pipeline.options import bind_options
+from pipeline.params import AugmentParams
 
 # (images, label_maps, crop_px, generator) -> images and label_maps, as `augment_batch` has them.
 Augment = Callable[[Tensor, Tensor, int, torch.Generator | None], tuple[Tensor, Tensor]]

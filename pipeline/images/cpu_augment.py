@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.params import AugmentParams, Natural, NotNegative, Share, bind_options
+from pipeline.options import bind_options
+from pipeline.params import AugmentParams, Natural, NotNegative, Share
 
 # albumentations has no random mix of the channels: its policy goes without, silently, as the default has one.
 WITHOUT_COUNTERPART = frozenset({"color_matrix"})

@@ -1,4 +1,4 @@
-"""The stretch, by hand: ends go to 0 and 255, a blank image stays dark, all channels alike; and what people are shown."""
+"""The stretch, by hand: ends go to 0 and 255, a blank image stays dark, channels are alike; and what people see."""
 
 import numpy as np
 import pytest

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.images.prepare import prepare_archive, read_sizes
+from pipeline.images.prepare import prepare_split, read_sizes
 from pipeline.images.store import Pack
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS, read_table
+from pipeline.params import SourceParams
 
 FAULTS = ["empty_masks", "overlap_px", "covered_masks", "dropped_specks", "fragments", "filled_holes"]
 FILES = ["images.npz", "problems.csv", "table.csv"]
@@ -23,6 +24,18 @@ def folder(tmp_path):
     folder = tmp_path / "split"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def prepare(folder, data_params, housekeeping):
+    """Return a function that prepares a competition zip in `folder`, and returns the table."""
+
+    def prepare(path, labelled=True, **changes):
+        sources = {"made": SourceParams(archive=path.name, layout="competition", labels=None)}
+        data = data_params.model_copy(update=changes)
+        return prepare_split(sources, path.parent, folder, labelled, data, housekeeping)
+
+    return prepare
 
 
 def box(top, left, height, width, shape=(20, 30)):
@@ -55,11 +68,12 @@ def faulty(make_archive):
     )
 
 
-def test_the_table_counts_every_fault(faulty, folder, data_params):
-    prepare_archive(faulty, folder, True, data_params)
+def test_the_table_counts_every_fault(faulty, folder, prepare):
+    prepare(faulty)
     table = read_table(folder)
     assert list(table.columns) == list(TABLE_COLUMNS)
     assert list(table["image_id"]) == ["001", "NA"]  # ids stay text
+    assert list(table["source"]) == ["made", "made"]
     first, second = (row._asdict() for row in table.itertuples(index=False))
     assert [first[name] for name in ("height", "width", "nuclei", "image_type")] == [20, 30, 6, "purple_on_white"]
     # Areas: a 12, b 8, c 25, d 4, g 8, i 9.
@@ -69,8 +83,8 @@ def test_the_table_counts_every_fault(faulty, folder, data_params):
     assert [second[name] for name in FAULTS] == [1, 0, 0, 0, 0, 0]
 
 
-def test_the_table_of_problems_names_each_mask(faulty, folder, data_params):
-    prepare_archive(faulty, folder, True, data_params)
+def test_the_table_of_problems_names_each_mask(faulty, folder, prepare):
+    prepare(faulty)
     problems = pd.read_csv(folder / "problems.csv", dtype=str, keep_default_na=False)
     assert tuple(problems.columns) == PROBLEM_COLUMNS
     found = sorted(problems[["image_id", "mask_id", "problem", "value"]].itertuples(index=False, name=None))
@@ -87,8 +101,8 @@ def test_the_table_of_problems_names_each_mask(faulty, folder, data_params):
     ]
 
 
-def test_the_pack_holds_the_images_and_the_label_maps(faulty, folder, data_params):
-    prepare_archive(faulty, folder, True, data_params)
+def test_the_pack_holds_the_images_and_the_label_maps(faulty, folder, prepare):
+    prepare(faulty)
     pack = Pack(folder / "images.npz")
     assert sorted(pack) == ["001.image", "001.label_map", "NA.image", "NA.label_map"]
     assert (pack["NA.image"] == 12).all()
@@ -97,22 +111,23 @@ def test_the_pack_holds_the_images_and_the_label_maps(faulty, folder, data_param
     assert label_map[[0, 3, 12, 5, 0, 15], [0, 0, 2, 20, 20, 15]].tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_test_set_has_no_label_maps(faulty, folder, data_params):
-    table = prepare_archive(faulty, folder, False, data_params)
+def test_a_test_set_has_no_label_maps(faulty, folder, prepare):
+    table = prepare(faulty, labelled=False)
     assert sorted(Pack(folder / "images.npz")) == ["001.image", "NA.image"]
     assert not table[["nuclei", "median_area_px", *FAULTS]].to_numpy().any()
 
 
-def test_images_without_masks_where_they_are_allowed(make_archive, folder, data_params):
+def test_images_without_masks_where_they_are_allowed(make_archive, folder, prepare):
     path = make_archive({"a/images/a.png": np.zeros((4, 5), np.uint8)})
-    allowed = data_params.model_copy(update={"allow_unlabelled": True})
-    table = prepare_archive(path, folder, True, allowed)
+    with pytest.raises(InputError, match=r"a/images/a\.png: no masks"):
+        prepare(path)
+    table = prepare(path, allow_unlabelled=True)
     assert table["nuclei"].tolist() == [0]
     assert not Pack(folder / "images.npz")["a.label_map"].any()
 
 
-def test_no_archive_makes_an_empty_split(folder, data_params):
-    assert prepare_archive(None, folder, False, data_params).empty
+def test_no_source_makes_an_empty_split(folder, tmp_path, data_params, housekeeping):
+    assert prepare_split({}, tmp_path, folder, False, data_params, housekeeping).empty
     table = read_table(folder)
     assert list(table.columns) == list(TABLE_COLUMNS)
     assert table.empty
@@ -120,25 +135,25 @@ def test_no_archive_makes_an_empty_split(folder, data_params):
     assert len(Pack(folder / "images.npz")) == 0
 
 
-def test_a_mask_of_another_size_is_named(make_archive, folder, data_params):
+def test_a_mask_of_another_size_is_named(make_archive, prepare):
     shapes = {"a/images/a.png": (4, 5), "a/masks/m.png": (5, 4)}
     path = make_archive({entry: np.zeros(shape, np.uint8) for entry, shape in shapes.items()})
     with pytest.raises(InputError, match=r"a/masks/m\.png: a mask of 5 x 4 px for an image of 4 x 5 px"):
-        prepare_archive(path, folder, True, data_params)
+        prepare(path)
 
 
 @pytest.mark.parametrize("entry", ["a/images/a.png", "a/masks/m.png"])
-def test_a_file_that_does_not_decode_is_named(make_archive, folder, data_params, entry):
+def test_a_file_that_does_not_decode_is_named(make_archive, prepare, entry):
     entries = dict.fromkeys(["a/images/a.png", "a/masks/m.png"], np.zeros((4, 5), np.uint8))
     path = make_archive(entries | {entry: b"not an image"})
     with pytest.raises(InputError, match=entry):
-        prepare_archive(path, folder, True, data_params)
+        prepare(path)
 
 
-def test_an_archive_replaced_at_the_same_path_is_read_anew(make_archive, folder, data_params):
+def test_an_archive_replaced_at_the_same_path_is_read_anew(make_archive, folder, prepare):
     for level in (10, 20):
         path = make_archive({f"{level}/images/a.png": np.full((4, 5), level, np.uint8)})
-        prepare_archive(path, folder, False, data_params)
+        prepare(path, labelled=False)
         assert (Pack(folder / "images.npz")[f"{level}.image"] == level).all()
 
 
@@ -195,9 +210,9 @@ class TestSample:
             assert np.array_equal(np.unique(pack[f"{image_id}.label_map"]), np.arange(nuclei + 1))
         assert table["nuclei"].max() > 255
 
-    def test_two_workers_write_the_same_bytes(self, sample, prepared_sample, folder, data_params):
-        two = data_params.model_copy(update={"workers": 2})
-        prepare_archive(sample / "stage1_train.zip", folder, True, two)
+    def test_two_workers_write_the_same_bytes(self, sample, prepared_sample, folder, data_params, housekeeping):
+        two = housekeeping.model_copy(update={"workers": 2})
+        prepare_split(data_params.sources, sample, folder, True, data_params, two)
         for name in FILES:
             assert (folder / name).read_bytes() == (prepared_sample / name).read_bytes(), name
 
@@ -217,12 +232,91 @@ class TestSample:
         ("image_id", "image"),
     ],
 )
-def test_a_damaged_table_is_refused(faulty, folder, data_params, before, after):
-    prepare_archive(faulty, folder, False, data_params)
+def test_a_damaged_table_is_refused(faulty, folder, prepare, before, after):
+    prepare(faulty, labelled=False)
     path = folder / "table.csv"
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
-    with pytest.raises(InputError, match=r"table\.csv: not a whole table of images") as error:
+    with pytest.raises(InputError, match=r"table\.csv: .*; run the stage `prepare` again$") as error:
         read_table(folder)
     assert "\n" not in str(error.value)
+
+
+BLANK, MASK = np.zeros((4, 5), np.uint8), box(1, 1, 2, 2, (4, 5))
+
+
+def entries(*image_ids):
+    return {f"{i}/images/{i}.png": BLANK for i in image_ids} | {f"{i}/masks/{i}.png": MASK for i in image_ids}
+
+
+def source(archive, layout="competition", labels=None):
+    return SourceParams(archive=archive, layout=layout, labels=labels)
+
+
+class TestSeveralSources:
+    @pytest.fixture
+    def prepare_all(self, tmp_path, folder, data_params, housekeeping):
+        """Return a function that prepares sources in `tmp_path`, by default to learn from."""
+
+        def prepare(labelled=True, **sources):
+            return prepare_split(sources, tmp_path, folder, labelled, data_params, housekeeping)
+
+        return prepare
+
+    def test_all_become_one_table_sorted_by_image(self, make_archive, folder, prepare_all):
+        make_archive(entries("b", "d") | {"d/masks/e.png": np.zeros((4, 5), np.uint8)}, "first.zip")
+        make_archive(entries("a", "c") | {"c/masks/e.png": np.zeros((4, 5), np.uint8)}, "second.zip")
+        table = prepare_all(zeta=source("first.zip"), alpha=source("second.zip"))
+        assert table.equals(read_table(folder))
+        assert table["image_id"].tolist() == list("abcd")
+        assert table["source"].tolist() == ["alpha", "zeta", "alpha", "zeta"]
+        assert len(Pack(folder / "images.npz")) == 8
+        assert pd.read_csv(folder / "problems.csv")["image_id"].tolist() == ["c", "d"]
+
+    def test_their_order_changes_nothing(self, make_archive, folder, prepare_all):
+        make_archive(entries("b"), "first.zip")
+        make_archive(entries("a"), "second.zip")
+        one, other = {"zeta": source("first.zip")}, {"alpha": source("second.zip")}
+        written = []
+        for sources in (one | other, other | one):
+            prepare_all(**sources)
+            written.append([(folder / name).read_bytes() for name in FILES])
+        assert written[0] == written[1]
+
+    def test_another_layout_beside_the_first(self, make_archive, folder, prepare_all):
+        make_archive(entries("b"), "first.zip")
+        label = np.where(np.arange(5) == 2, 0, 255).astype(np.uint8)[None].repeat(4, axis=0)
+        make_archive({"image/0.png": BLANK, "label/0.png": label}, "stack.zip")
+        table = prepare_all(zips=source("first.zip"), sections=source("stack.zip", "stack"))
+        assert table[["image_id", "source", "nuclei"]].to_numpy().tolist() == [
+            ["b", "zips", 1],
+            ["stack.0", "sections", 2],
+        ]
+
+    def test_an_image_that_two_of_them_have_is_refused(self, make_archive, prepare_all):
+        make_archive(entries("a", "b"), "first.zip")
+        make_archive(entries("b", "c"), "second.zip")
+        with pytest.raises(InputError, match=r"second\.zip: the image b is in the source one too; rename or remove"):
+            prepare_all(one=source("first.zip"), two=source("second.zip"))
+
+    def test_an_unknown_layout_is_refused_before_anything_is_read(self, prepare_all):
+        match = r"params\.yaml: data\.sources\.two\.layout is 'folders'; give one of competition, stack"
+        with pytest.raises(InputError, match=match):
+            prepare_all(one=source("nowhere.zip"), two=source("nowhere.zip", "folders"))
+
+    @pytest.mark.parametrize("archive", ["/etc/first.zip", "../first.zip", "a/../../first.zip"])
+    def test_a_file_elsewhere_is_refused(self, prepare_all, archive):
+        with pytest.raises(
+            InputError, match=r"data\.sources\.one\.archive is '.*', which leads out of data\.dir.*link or"
+        ):
+            prepare_all(one=source(archive))
+        with pytest.raises(InputError, match=r"data\.sources\.one\.labels is '.*', which leads out of data\.dir"):
+            prepare_all(one=source("first.tif", "stack", archive))
+        with pytest.raises(InputError, match=r"data\.test\.archive is '.*', which leads out of data\.dir"):
+            prepare_all(labelled=False, test=source(archive))
+
+    def test_labels_beside_a_competition_zip_are_refused(self, make_archive, prepare_all):
+        make_archive(entries("a"), "first.zip")
+        with pytest.raises(InputError, match=r"data\.sources\.one\.labels is more\.zip.*set it to null"):
+            prepare_all(one=source("first.zip", labels="more.zip"))

@@ -9,16 +9,18 @@ import pytest
 import tifffile
 
 from pipeline.errors import InputError
-from pipeline.images.prepare import prepare_archive
+from pipeline.images.prepare import prepare_split
+from pipeline.images.source import Source
+from pipeline.images.splits import PreparedSplit
 from pipeline.images.stack import label_insides, read_stack
-from pipeline.images.store import Pack
-from pipeline.images.table import read_table
-from pipeline.params import DataParams
+from pipeline.params import DataParams, HousekeepingParams, SourceParams
 
-PARAMS = DataParams(
-    dir="data", layout="stack", train="stack.zip", labels="none", test="none", solution="none", allow_unlabelled=False,
-    max_pixels=10_000, min_fragment_px=0, workers=1,
-)  # fmt: skip
+
+def make_source(path: Path, labels: Path | None) -> Source:
+    return Source(
+        section="data.sources.made", archive=path, labels=labels, labelled=True, allow_unlabelled=False,
+        min_fragment_px=0, max_pixels=10_000, workers=1,
+    )  # fmt: skip
 
 
 def make_slices(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,13 +57,14 @@ def test_all_layouts_give_the_slices_in_the_order_of_the_stack(tmp_path: Path, l
         path, label_path = tmp_path / "train-volume.tif", tmp_path / "train-labels.tif"
         tifffile.imwrite(path, images, photometric="minisblack")
         tifffile.imwrite(label_path, labels, photometric="minisblack")
-    slices = list(read_stack(path, label_path, True, PARAMS))
-    assert [name for name, _, _ in slices] == [f"{path.stem}.{number:02d}" for number in range(12)]
-    assert [int(image[0, 0, 0]) for _, image, _ in slices] == list(range(10, 22))
-    for _, image, label_map in slices:
-        assert image.shape == (12, 15, 3)
-        assert label_map is not None
-        assert np.unique(label_map).tolist() == [0, 1, 2]
+    slices = list(read_stack(make_source(path, label_path)))
+    assert [prepared.image_id for prepared in slices] == [f"{path.stem}.{number:02d}" for number in range(12)]
+    assert [int(prepared.image[0, 0, 0]) for prepared in slices] == list(range(10, 22))
+    for prepared in slices:
+        assert prepared.image.shape == (12, 15, 3)
+        assert prepared.label_map is not None
+        assert np.unique(prepared.label_map).tolist() == [0, 1, 2]
+        assert prepared.row["nuclei"] == 2
 
 
 def test_insides_that_touch_at_a_corner_alone_are_two_cells() -> None:
@@ -85,25 +88,34 @@ def test_labels_of_one_value() -> None:
     assert label_insides(np.array([[0, 1]], bool), "label").tolist() == [[0, 1]]
 
 
-def test_a_stack_is_prepared_like_any_split(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "stack.zip", write_folders(tmp_path / "stack", *make_slices(3)))
-    folder = tmp_path / "prepared"
-    folder.mkdir()
-    prepare_archive(path, folder, True, PARAMS)
-    table = read_table(folder)
-    assert table["image_id"].tolist() == ["stack.0", "stack.1", "stack.2"]
-    assert table["nuclei"].tolist() == [2, 2, 2]
-    pack = Pack(folder / "images.npz")
-    assert pack["stack.1.label_map"].dtype == np.uint16
+def prepare(
+    folder: Path, source: SourceParams, data: DataParams, housekeeping: HousekeepingParams, labelled: bool = True
+) -> PreparedSplit:
+    (folder / "prepared").mkdir()
+    prepare_split({"made": source}, folder, folder / "prepared", labelled, data, housekeeping)
+    return PreparedSplit.open(folder / "prepared")
 
 
-def test_a_stack_of_two_tiffs_is_prepared_by_their_names(tmp_path: Path) -> None:
+def test_a_stack_is_prepared_like_any_split(
+    tmp_path: Path, data_params: DataParams, housekeeping: HousekeepingParams
+) -> None:
+    write_zip(tmp_path / "stack.zip", write_folders(tmp_path / "stack", *make_slices(3)))
+    source = SourceParams(archive="stack.zip", layout="stack", labels=None)
+    split = prepare(tmp_path, source, data_params, housekeeping)
+    assert split.image_ids == ["stack.0", "stack.1", "stack.2"]
+    assert split.table["nuclei"].tolist() == [2, 2, 2]
+    assert split.label_map("stack.1").dtype == np.uint16
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_stack_of_two_tiffs_is_prepared_by_their_names(
+    tmp_path: Path, data_params: DataParams, housekeeping: HousekeepingParams, labelled: bool
+) -> None:
     for name, pages in zip(("volume.tif", "labels.tif"), make_slices(3), strict=True):
         tifffile.imwrite(tmp_path / name, pages, photometric="minisblack")
-    (tmp_path / "prepared").mkdir()
-    params = PARAMS.model_copy(update={"train": "volume.tif", "labels": "labels.tif"})
-    prepare_archive(tmp_path / params.train, tmp_path / "prepared", True, params)
-    assert read_table(tmp_path / "prepared")["nuclei"].tolist() == [2, 2, 2]
+    source = SourceParams(archive="volume.tif", layout="stack", labels="labels.tif")
+    split = prepare(tmp_path, source, data_params, housekeeping, labelled)
+    assert split.table["nuclei"].tolist() == [2 * labelled] * 3
 
 
 def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
@@ -153,14 +165,14 @@ def break_stack(case: str, root: Path) -> tuple[Path, Path | None]:
         ("too large", "max_pixels"),
         ("all black", r"label/2\.png: all black, so there is no cell"),
         ("a comma", r"'a,b\.0' cannot stand in a CSV"),
-        ("needless labels", r"data\.labels is labels\.tif, but stack is no TIFF"),
+        ("needless labels", r"data\.sources\.made\.labels is labels\.tif, but stack is no TIFF"),
         ("nothing", r"nowhere: no such file or folder; set data\.dir"),
         ("empty", r"bare: no image/<name>\.png"),
         ("tiff of fewer", r"b\.tif: 2 pages for the 3 of a\.tif"),
-        ("tiff alone", r"a\.tif: a stack without labels; set data\.labels"),
+        ("tiff alone", r"a\.tif: a stack without labels; set data\.sources\.made\.labels"),
     ],
 )
 def test_a_broken_stack_is_refused_with_its_cause(tmp_path: Path, case: str, message: str) -> None:
     path, labels = break_stack(case, tmp_path)
     with pytest.raises(InputError, match=message):
-        list(read_stack(path, labels, True, PARAMS))
+        list(read_stack(make_source(path, labels)))

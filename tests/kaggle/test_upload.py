@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.experiments.ledger import COLUMNS, read_ledger
 from pipeline.kaggle.upload import LeaderboardScore, upload_submission
 
 # A kaggle client: its state is a JSON file beside it, {"calls", "rows", "pending", "fate", ...}.
@@ -71,82 +70,69 @@ def kaggle(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def submissions(tmp_path):
-    kept = tmp_path / "submissions" / "best"
-    kept.mkdir(parents=True)
-    card = dict.fromkeys(COLUMNS[1:]) | {"cv_map": 0.51234, "cv_std": 0.02, "expected_lb": 0.4}
-    (kept / "run.json").write_text(json.dumps(card))
-    (kept / "submission.csv").write_text("ImageId,EncodedPixels\n")
-    return kept.parent
+def file(tmp_path):
+    path = tmp_path / "submission.csv"
+    path.write_text("ImageId,EncodedPixels\n")
+    return path
 
 
-def upload(submissions, timeout_s=1.0):
-    return upload_submission("best", submissions, timeout_s, 0.01)
+def upload(file, description="best: CV 0.5 (0123)", timeout_s=1.0):
+    return upload_submission(file, description, timeout_s, 0.01)
 
 
-def test_the_cv_goes_up_and_the_score_comes_down(kaggle, submissions):
-    assert upload(submissions) == LeaderboardScore(0.41, 0.39)
-    (call,) = kaggle.submits
-    assert call[:4] == ["competitions", "submit", "-c", "data-science-bowl-2018"]
-    assert call[4:6] == ["-f", str(submissions / "best" / "submission.csv")]
-    assert call[7].startswith("best: CV 0.5123 +- 0.0200, expected 0.400 (")
-    assert json.loads((submissions / "best" / "run.json").read_text())["lb_map"] == 0.41
-    assert [(row["name"], row["lb_map"]) for row in read_ledger(submissions)] == [("best", "0.41")]
+def test_the_file_goes_up_under_its_description_and_the_score_comes_down(kaggle, file):
+    assert upload(file) == LeaderboardScore(0.41, 0.39)
+    competition = ["-c", "data-science-bowl-2018"]
+    assert kaggle.submits == [["competitions", "submit", *competition, "-f", str(file), "-m", "best: CV 0.5 (0123)"]]
 
 
-def test_where_there_is_no_public_score_the_private_one_counts(kaggle, submissions):
-    kaggle.set(final=["complete", "", "0.39"])
-    assert upload(submissions) == LeaderboardScore(None, 0.39)
-    assert read_ledger(submissions)[0]["lb_map"] == "0.39"
+@pytest.mark.parametrize(
+    ("public", "private", "counts"), [("0.41", "0.39", 0.41), ("", "0.39", 0.39), ("0.4", "None", 0.4)]
+)
+def test_where_there_is_no_public_score_the_private_one_counts(kaggle, file, public, private, counts):
+    kaggle.set(final=["complete", public, private])
+    assert upload(file).map == counts
 
 
-def test_a_score_that_takes_too_long_is_fetched_later_without_a_second_upload(kaggle, submissions):
+def test_a_score_that_takes_too_long_is_fetched_later_without_a_second_upload(kaggle, file):
     kaggle.set(pending=1000)
-    with pytest.raises(InputError, match="run the same command later"):
-        upload(submissions, timeout_s=0.02)
+    with pytest.raises(InputError, match=r"submission\.csv: uploaded, but .* run the same command later"):
+        upload(file, timeout_s=0.02)
     kaggle.set(pending=0)
-    assert upload(submissions).public == 0.41
+    assert upload(file).public == 0.41
     assert len(kaggle.submits) == 1
 
 
-def test_another_file_under_the_same_name_is_another_upload(kaggle, submissions):
-    upload(submissions)
-    (submissions / "best" / "submission.csv").write_text("ImageId,EncodedPixels\na,1 1\n")
+def test_another_description_is_another_upload(kaggle, file):
+    upload(file)
     kaggle.set(pending=0, final=["complete", "0.5", "0.5"])
-    assert upload(submissions).public == 0.5
+    assert upload(file, "best: CV 0.5 (4567)").public == 0.5
     assert len(kaggle.submits) == 2
 
 
-def test_a_file_that_kaggle_cannot_score(kaggle, submissions):
+def test_a_file_that_kaggle_cannot_score_may_be_uploaded_again(kaggle, file):
     kaggle.set(final=["error", "", ""])
-    with pytest.raises(InputError, match="could not score the file"):
-        upload(submissions)
+    with pytest.raises(InputError, match=r"submission\.csv: kaggle could not score the file"):
+        upload(file)
     kaggle.set(pending=1, final=["complete", "0.4", "None"])
-    assert upload(submissions) == LeaderboardScore(0.4, None)
+    assert upload(file) == LeaderboardScore(0.4, None)
     assert len(kaggle.submits) == 2
 
 
-def test_refused_unauthorized_and_missing(kaggle, submissions, monkeypatch, tmp_path):
+def test_refused_unauthorized_and_missing(kaggle, file, monkeypatch, tmp_path):
     kaggle.set(fate="refused")
     with pytest.raises(InputError, match="Could not submit"):
-        upload(submissions)
+        upload(file)
     kaggle.set(fate="unauthorized")
     with pytest.raises(InputError, match=r"Could not find kaggle.json.*pip install -c constraints.txt"):
-        upload(submissions)
+        upload(file)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(InputError, match="no such program"):
-        upload(submissions)
-    assert not (submissions / "ledger.csv").exists()
+        upload(file)
 
 
-def test_complete_without_any_score(kaggle, submissions):
+def test_complete_without_any_score(kaggle, file):
     kaggle.set(final=["complete", "", ""])
     with pytest.raises(InputError, match="shows no score"):
-        upload(submissions)
-
-
-def test_only_kept_runs_are_uploaded(kaggle, submissions):
-    with pytest.raises(InputError, match="keep the run first"):
-        upload_submission("other", submissions, 1, 1)
-    assert kaggle.state["calls"] == []
+        upload(file)

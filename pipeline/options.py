@@ -1,0 +1,62 @@
+"""What the entry of a table may be told: checked where the table is, since params.yaml's sections do not know it.
+
+In: values of params.yaml, and what stands beside an entry: a section's class, or a function's keyword-only parameters,
+whose annotations are their bounds. Out: the section, or the function with its options filled in.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pipeline.errors import InputError
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
+
+
+def check_section(kind: type[AnySection], content: Mapping[str, Any], where: str) -> AnySection:
+    """Return `content` as a section of the class `kind`, which stands beside the entry of a table that it is of.
+
+    Raises:
+        InputError: a key is unknown, missing or out of bounds; `where` names the section, as `unet`.
+    """
+    try:
+        return kind.model_validate(dict(content))
+    except ValidationError as error:
+        keys = ", ".join(kind.model_fields)
+        raise InputError(f"params.yaml: {where}.{explain_fault(error, '')}; its keys are {keys}") from error
+
+
+def bind_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    """Return `function` with its keyword-only parameters, the options of a table's entry, filled from `options`.
+
+    Their annotations are their bounds.
+
+    Raises:
+        InputError: an option is unknown, missing or out of bounds; `where` names the entry, as `augment.effects.blur`.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    bounds = {one.name: one.annotation for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    if odd := sorted(bounds.keys() ^ options.keys()):
+        fault = "no such key" if odd[0] in options else "missing"
+        raise InputError(f"params.yaml: {where}.{odd[0]}: {fault}; its keys are {', '.join(bounds) or 'none'}")
+    values = {}
+    for name, bound in bounds.items():
+        try:
+            values[name] = TypeAdapter(bound).validate_python(options[name])
+        except ValidationError as error:
+            raise InputError(f"params.yaml: {where}.{name}: {explain_fault(error, '')}".replace(": :", ":")) from error
+    return partial(function, **values)
+
+
+def explain_fault(error: ValidationError, default: str) -> str:
+    """Return the first fault in a line: key (`default` for the whole), what is wrong, value."""
+    # A key that is unknown is the likely cause of the one that is missing.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])[:200] or default
+    value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
+    what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return " ".join(f"{key}: {what}{value}{more}".split())
