@@ -1,6 +1,6 @@
 """What a newcomer adds is a small patch: each one here applies, passes the test it brings, and touches few files.
 
-The patches are examples of the six things that are added most often; `pipeline/README.md` lists where each goes.
+The patches are examples of the six things that are added most often; `README.md` lists where each goes.
 """
 
 import os

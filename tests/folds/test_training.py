@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.tiny import tiny_params
 
 from pipeline.errors import InputError
 from pipeline.folds.table import open_folded
@@ -12,6 +11,7 @@ from pipeline.images.dataset import TrainingImages
 from pipeline.images.splits import PreparedSplit
 from pipeline.unet.training import Trainer
 from pipeline.unet.weights import read_metadata, read_weights
+from tests.tiny import tiny_params
 
 PLACES = {"a": ("a", 0), "b": ("b", 0), "c": ("c", 1), "d": ("d", 1), "e": ("e", 1)}
 
