@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dvc.exceptions import DvcException
 from dvc.utils.hydra import compose_and_dump
+from hydra.errors import HydraException
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.params import Params, load_params
 
 CONF = Path(__file__).parent / "conf"
@@ -21,8 +21,8 @@ def write_composed(path: Path, overrides: Sequence[str] = ()) -> None:
     """
     try:
         compose_and_dump(path, str(CONF), None, "config", [], list(overrides))
-    except DvcException as error:
-        raise InputError(f"{' '.join(overrides)}: {' '.join(str(error).split())[:300]}") from error
+    except HydraException as error:
+        raise InputError(f"{' '.join(overrides)}: {shorten(error, 300)}") from error
 
 
 def compose_params(overrides: Sequence[str] = ()) -> Params:

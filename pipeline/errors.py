@@ -23,8 +23,8 @@ def explain_exhaustion(error: BaseException) -> str | None:
         return None
     first = shorten(error) or type(error).__name__
     return (
-        f"memory ran out ({first}); close other programs, or lower train.batch, predict.batch, predict.tile_px, "
-        "housekeeping.workers; what was written before is as it was"
+        f"memory ran out ({first}); close other programs, or lower train.batch, predict.batch, predict.tile_px "
+        "or housekeeping.workers; what was written before is as it was"
     )
 
 

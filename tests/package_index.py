@@ -117,7 +117,8 @@ class PackageIndex:
             if value.kind == "class":
                 return frozenset({Value("instance", value.name)})
             return self._mentions_of_variable(value.name) if value.kind == "variable" else frozenset()
-        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).split(".")[-1] == "Callable":
+        is_subscript = isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple)
+        if is_subscript and ast.unparse(annotation.value).split(".")[-1] == "Callable":
             key, (given, returned) = f"{module}: {ast.unparse(annotation)}", annotation.slice.elts
             self.callables[key] = self.mentions(given, module), self.mentions(returned, module)
             return frozenset({Value("callable", key)})

@@ -1,10 +1,17 @@
-"""What the deriver of params finds in small packages, where one sees by eye what a stage reads."""
+"""What the deriver of params finds: in small packages, where one sees by eye what is read, and in what really runs."""
 
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from pipeline.params import Params, Section
+from pipeline.provenance import EXEMPT, ROOT
+from tests.faults.workspace import make_archives
 from tests.param_deps import read_params
+from tests.stages import test_pipeline
+from tests.tiny import tiny_params
 
 PARAMS = """
 from dataclasses import dataclass
@@ -243,3 +250,63 @@ def test_what_only_watches_reads_nothing(derive):
     watch += "        self.zoom = size.min_zoom\n"
     stage = "from pipeline.folds.watch import Watch\n" + main_of("Watch(params.size, params.train)")
     assert derive(stage, folds__watch=watch) == []
+
+
+# What carries values and arguments, or the bar around the work, lies on the way to what is read.
+WATCHED = {str(ROOT / name) for name in EXEMPT} - {
+    str(ROOT / "pipeline" / name) for name in ("params.py", "launch.py", "progress.py")
+}
+STAGES = [path.stem for path in sorted((ROOT / "pipeline/stages").glob("*.py")) if path.stem != "__init__"]
+
+
+@pytest.fixture(scope="module")
+def reads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Run all stages on a few images, and return the keys of params that each one asked for while it ran."""
+    section_of = {field.annotation: name for name, field in Params.model_fields.items()}
+    seen: dict[str, set[str]] = defaultdict(set)
+    running: list[str] = []
+    plain = Section.__getattribute__
+
+    def is_only_watching() -> bool:
+        frame = sys._getframe(2)
+        while frame.f_back and frame.f_code.co_filename not in WATCHED:
+            frame = frame.f_back
+        return frame.f_code.co_filename in WATCHED
+
+    def record(self: Section, name: str) -> object:
+        kind = type(self)
+        if running and kind in section_of and (name in kind.model_fields or name == "model_dump"):
+            keys = kind.model_fields if name == "model_dump" else [name]
+            if not is_only_watching():
+                seen[running[-1]] |= {f"{section_of[kind]}.{key}" for key in keys}
+        return plain(self, name)
+
+    def follow(stage: str) -> None:
+        module = getattr(test_pipeline, stage)
+        main = module.main
+
+        def run(*arguments: object, **named: object) -> object:
+            running.append(stage)
+            try:
+                return main(*arguments, **named)
+            finally:
+                running.pop()
+
+        patch.setattr(module, "main", run)
+
+    archives = tmp_path_factory.mktemp("archives")
+    make_archives(archives)
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in STAGES:
+            follow(stage)
+        patch.setattr(Section, "__getattribute__", record)
+        test_pipeline.run_chain(archives, tmp_path_factory.mktemp("run"), tiny_params())
+    return seen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_asks_for_while_it_runs_was_derived(reads: dict[str, set[str]], stage: str) -> None:
+    derived = set(read_params(stage))
+    read = {key for key in reads[stage] if not key.startswith("housekeeping.")}
+    assert read, "nothing was recorded"
+    assert {key for key in read if not {key, key.split(".")[0]} & derived} == set()

@@ -20,7 +20,7 @@ from pipeline.nuclei.metric import score
 from pipeline.nuclei.solution import read_solution, score_submission
 from pipeline.nuclei.submission import read_label_maps, read_submission, validate_submission
 from pipeline.params import Params
-from pipeline.predict.segment import Segmenter, load_segmenter, segment_files
+from pipeline.predict.segment import Segmenter, check_run, load_segmenter, segment_files
 from pipeline.stages import evaluate, folds, predict_oof, predict_testset, prepare, report, size, submit, train
 from tests.faults.workspace import make_archives
 from tests.tiny import tiny_params
@@ -230,4 +230,4 @@ def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -
 
 def test_predict_without_a_trained_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no trained run"):
-        load(tmp_path / "folds", tiny_params())
+        check_run(tmp_path / "folds")
