@@ -53,9 +53,9 @@ def run(main: Callable[..., dict[str, Any] | None]) -> None:
         if "params" in values:
             values["params"] = load_params(values["params"])
         noted = main(**values) or {}
-    if journal:
-        name = _journal_name(Path(inspect.getfile(main)).stem, values.get("fold"))
-        write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
+        if journal:
+            name = _journal_name(Path(inspect.getfile(main)).stem, values.get("fold"))
+            write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
 
 
 def _stop_on_request() -> None:

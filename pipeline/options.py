@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 
@@ -26,7 +26,7 @@ def check_section(kind: type[AnySection], content: Mapping[str, Any], where: str
         return kind.model_validate(dict(content))
     except ValidationError as error:
         keys = ", ".join(kind.model_fields)
-        raise InputError(f"params.yaml: {where}.{explain_fault(error, '')}; its keys are {keys}") from error
+        raise InputError(f"params.yaml: {explain_fault(error, where)}; its keys are {keys}") from error
 
 
 def bind_options(function: Callable[..., Any], options: Mapping[str, Any], where: str) -> Callable[..., Any]:
@@ -47,16 +47,16 @@ def bind_options(function: Callable[..., Any], options: Mapping[str, Any], where
         try:
             values[name] = TypeAdapter(bound).validate_python(options[name])
         except ValidationError as error:
-            raise InputError(f"params.yaml: {where}.{name}: {explain_fault(error, '')}".replace(": :", ":")) from error
+            raise InputError(f"params.yaml: {explain_fault(error, f'{where}.{name}')}") from error
     return partial(function, **values)
 
 
-def explain_fault(error: ValidationError, default: str) -> str:
-    """Return the first fault in a line: key (`default` for the whole), what is wrong, value."""
+def explain_fault(error: ValidationError, where: str) -> str:
+    """Return the first fault in a line: key, which `where` comes before, what is wrong, value."""
     # A key that is unknown is the likely cause of the one that is missing.
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])[:200] or default
+    key = ".".join([where, *map(str, first["loc"])]).strip(".")[:200] or "the file"
     value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
     what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return " ".join(f"{key}: {what}{value}{more}".split())
+    return shorten(f"{key}: {what}{value}{more}", 1000)

@@ -141,11 +141,6 @@ class TrainParams(Section):
             raise ValueError(f"train.start_crop_px, crop_px and tile_px are {sides}; let none be below the one before")
         return self
 
-    def at_start(self) -> "TrainParams":
-        """Return the parameters of the first half of the steps: smaller tiles, with the same rim in proportion."""
-        tile_px = max(self.start_crop_px, self.tile_px * self.start_crop_px // self.crop_px)
-        return self.model_copy(update={"crop_px": self.start_crop_px, "tile_px": tile_px})
-
 
 class RuntimeParams(Section):
     """Where and how the networks run, in training as in prediction. The environment decides none of it."""
@@ -295,5 +290,5 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        line = explain_fault(error, "the file")
-        raise InputError(f"{path}: {line}; `pipeline/params.py` lists every key with its bounds") from error
+        line = explain_fault(error, "")
+        raise InputError(f"{path}: {line}; `pipeline/params.py` lists the keys of every section") from error

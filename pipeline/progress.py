@@ -1,7 +1,7 @@
 """Progress on stderr: a bar with the time left, for everything that can take longer than two seconds."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
@@ -13,18 +13,28 @@ T = TypeVar("T")
 _FORMAT = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
+class Bar:
+    """A bar on stderr. Call it with an amount that is done."""
+
+    def __init__(self, bar: "tqdm[NoReturn]") -> None:
+        self._bar = bar
+
+    def __call__(self, amount: float) -> None:
+        self._bar.update(amount)
+
+    def expect(self, more: float) -> None:
+        """Say that there is more to do than was thought."""
+        self._bar.total += more
+
+
 @contextmanager
-def progress_bar(title: str, total: float | None, unit: str = "image") -> Iterator[Callable[[float], None]]:
-    """Show a bar on stderr, and yield what moves it on by an amount that is done, which may be a part of a unit.
+def progress_bar(title: str, total: float | None, unit: str = "image") -> "Iterator[Bar]":
+    """Show a bar on stderr, and yield it; amounts that are done may be parts of a unit.
 
     On a terminal the bar moves ten times a second; in a log it prints a line about every ten seconds.
     """
     with _open_bar(title, total, unit) as bar:
-
-        def advance(amount: float) -> None:
-            bar.update(amount)
-
-        yield advance
+        yield Bar(bar)
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, unit: str = "image") -> Iterator[T]:

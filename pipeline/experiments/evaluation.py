@@ -5,7 +5,6 @@ a summary of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,7 @@ import pandas as pd
 
 from pipeline.diameter import equivalent_diameter, zooms_to_size
 from pipeline.experiments.statistics import bootstrap_interval
-from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import THRESHOLDS_PERCENT, Matches, average_precision, pooled_average_precision
-from pipeline.nuclei.tuning import CrossFit
 from pipeline.params import EvaluateParams, SizeParams
 
 AP_COLUMNS = [f"ap{percent}" for percent in THRESHOLDS_PERCENT]
@@ -101,12 +98,6 @@ def describe_sizes(images: pd.DataFrame, zooms: Mapping[str, float], size: SizeP
     wanted = zooms_to_size(equivalent_diameter(has_nuclei["median_area_px"].to_numpy(float)), size)
     error = np.abs(np.log2(has_nuclei["image_id"].map(zooms).to_numpy(float) / wanted))
     return {"size_error_octaves": float(np.median(error)), "size_error_octaves_p90": float(np.quantile(error, 0.9))}
-
-
-def describe_decoding(choices: Sequence[Decoding], fit: CrossFit) -> dict[str, Any]:
-    """Return the chosen decoding parameters, as `decoding.json` holds them: on all folds, and for each fold."""
-    folds = {str(fold): asdict(choices[index]) for fold, index in fit.on_others.items()}
-    return {"all": asdict(choices[fit.on_all]), "folds": folds}
 
 
 def format_fold_table(scores: pd.DataFrame, summary: dict[str, Any]) -> str:

@@ -62,13 +62,13 @@ def make_run_card(
 
 
 def make_local_card(
-    run: Path, device: str, wall_s: float | None, epoch_seconds: Mapping[str, Sequence[float]]
+    run: Path, device: str | None, wall_s: float | None, epoch_seconds: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
     """Return what differs between equal runs: clock times, the revision, the machine.
 
     Args:
         run: the run card's file, by whose digest the two are known to belong together.
-        device: where the networks were trained.
+        device: where the networks were trained; None where their weights do not say.
         wall_s: seconds that the stages before `submit` took when they last ran; None where not recorded.
         epoch_seconds: by fold, the seconds of its training at each epoch's end.
     """

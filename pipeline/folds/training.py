@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.files import sha256_of
 from pipeline.images.augment import build_augment
 from pipeline.images.cpu_augment import CpuAugment
@@ -27,11 +27,11 @@ from pipeline.params import HousekeepingParams, Recipe
 from pipeline.provenance import digest_code, fingerprint
 from pipeline.unet.checkpoint import Checkpoint, locked_folder
 from pipeline.unet.model import NormalizedUNet, build_model
-from pipeline.unet.runtime import Runtime, start_runtime
+from pipeline.unet.runtime import start_runtime
 from pipeline.unet.training import Batch, Phase, PrepareBatch, Trainer, Watch, train_model
 from pipeline.unet.weights import save_weights
 
-# Changes a network in place before its first step.
+# Changes a network in place before its first step; known to a checkpoint by its source, so it captures no values.
 Edit = Callable[[NormalizedUNet], None]
 
 # Packages whose versions decide the weights.
@@ -70,7 +70,7 @@ def train_fold(
     """
     title = title or f"train fold {fold}"
     with locked_folder(resume) as folder:
-        trainer = make_trainer(fold, recipe)
+        trainer, feed, prepare = start_training(images, fold, recipe, housekeeping)
         parts = describe_inputs(images, fold, recipe, trainer)
         if edit:
             parts["edit"] = inspect.getsource(edit)
@@ -81,12 +81,10 @@ def train_fold(
         stale = [old for old in folder.iterdir() if old.is_dir() and old != checkpoint.folder]
         if stale:
             print(f"{title}: {stale[0]} is of other parameters, images, code or versions, and not used")
-        learnt = TrainingImages(images, recipe.contrast, recipe.size, recipe.train.balance_types)
-        feed = BatchFeed(learnt, trainer, recipe, housekeeping)
         train_model(
             trainer,
             feed.batches_from,
-            make_preparation(recipe, trainer.model.margin_px),
+            prepare,
             checkpoint,
             watch or (lambda _model, _step: {}),
             housekeeping.checkpoint_every_s,
@@ -104,10 +102,30 @@ def train_fold(
     return trainer
 
 
-def make_trainer(fold: int, recipe: Recipe, runtime: Runtime | None = None) -> Trainer:
+class Training(NamedTuple):
+    """All that a step takes: who learns, from which batches, and what is made of a batch on the device."""
+
+    trainer: Trainer
+    feed: "BatchFeed"
+    prepare: PrepareBatch
+
+
+def start_training(images: PreparedSplit, fold: int, recipe: Recipe, housekeeping: HousekeepingParams) -> Training:
+    """Build all that the training of a fold takes, before its first step; arguments as in `train_fold`.
+
+    Raises:
+        InputError: the recipe cannot be built, or there is no image.
+    """
+    trainer = make_trainer(fold, recipe)
+    learnt = TrainingImages(images, recipe.contrast, recipe.size, recipe.train.balance_types)
+    feed = BatchFeed(learnt, trainer, recipe, housekeeping)
+    return Training(trainer, feed, make_preparation(recipe, trainer.model.margin_px))
+
+
+def make_trainer(fold: int, recipe: Recipe) -> Trainer:
     """Build the network of a fold and all that trains it, from the fold's seed."""
     train = recipe.train.model_copy(update={"seed": recipe.train.seed + 1000 * fold})
-    runtime = runtime or start_runtime(recipe.runtime)
+    runtime = start_runtime(recipe.runtime)
     torch.manual_seed(train.seed)
     model = build_model(recipe.unet)
     for crop_px in (train.start_crop_px, train.crop_px):
@@ -144,7 +162,7 @@ class BatchFeed:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise InputError(
-                    f"a process that cuts tiles died ({' '.join(str(error).split())}); lower "
+                    f"a process that cuts tiles died ({shorten(error)}); lower "
                     f"housekeeping.loader_workers ({self._workers}), 0 for none, and run the same command to go on"
                 ) from error
 
@@ -164,7 +182,7 @@ class BatchFeed:
         return make_loader(dataset, train.batch, self._workers, device.type == "cuda")
 
 
-def make_preparation(recipe: Recipe, margin_px: int = 0) -> PrepareBatch:
+def make_preparation(recipe: Recipe, margin_px: int) -> PrepareBatch:
     """Compose what happens to a batch on the device: augmentation, then targets, then weights of pixels.
 
     `margin_px` is what the network's output lacks on each side. Targets and weights are made of what is left, and of

@@ -30,6 +30,7 @@ class HeldOutWatch:
         self._recipe, self._every = recipe, housekeeping.score_every_epochs
         self._predict = predict.model_copy(update={"views": "identity", "scales": (1.0,)})
         self._decoding = middle_decoding(decode)
+        self._runtime = start_runtime(recipe.runtime)
 
     def __call__(self, model: NormalizedUNet, step: int) -> dict[str, float]:
         """Return {"val_map": mean score in [0, 1]}, or NaN in an epoch that takes no look."""
@@ -39,7 +40,7 @@ class HeldOutWatch:
             return {"val_map": float("nan")}
         recipe = self._recipe
         predictions = predict_true_size(
-            [model], self._split, recipe.contrast, recipe.size, self._predict, start_runtime(recipe.runtime)
+            [model], self._split, recipe.contrast, recipe.size, self._predict, self._runtime
         )
         scores = [
             score(self._split.label_map(name), decode_instances(average_zooms(probabilities), self._decoding))

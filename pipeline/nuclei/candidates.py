@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.diameter import equivalent_diameter
 from pipeline.errors import InputError
 from pipeline.nuclei.decoding import Decoding, decode_scaled, scale_probabilities
 
@@ -185,7 +186,7 @@ def _describe(
     position, ids = position[order], ids[order]
     area = np.bincount(ids)
     inside, at_rim = _measure_inside(position, ids, mean, source), _measure_rim(label_map, position, ids, mean)
-    diameter = np.log2(2 * np.sqrt(area / np.pi))
+    diameter = np.log2(equivalent_diameter(area))
     median = float(np.median(diameter))
     foreground = mean[_FOREGROUND].ravel()[position]
     doubt = float((foreground * (1 - foreground)).mean())

@@ -36,7 +36,7 @@ from pipeline.params import (
     SizeParams,
 )
 from pipeline.predict.results import write_nuclei
-from pipeline.progress import progress_bar
+from pipeline.progress import Bar, progress_bar
 from pipeline.unet.predict import Advance
 from pipeline.unet.runtime import Runtime, start_runtime
 
@@ -103,9 +103,9 @@ def segment_files(
         InputError: a file is no image, or two have one name.
     """
     faults: list[InputError] = []
-    images = _read_all(paths, housekeeping.predict_max_pixels, faults)
-    with progress_bar("predict", len(paths)) as advance:
-        for name, image, label_map in _find_all(images, segmenter, advance):
+    with progress_bar("predict", len(paths)) as bar:
+        images = _read_all(paths, housekeeping.predict_max_pixels, faults, bar)
+        for name, image, label_map in _find_all(images, segmenter, bar):
             count = int(label_map.max(initial=0))
             path = write_nuclei(out, name, image, label_map)
             del image, label_map  # of a large image they are gigabytes, and the next is read now
@@ -145,21 +145,30 @@ def check_paths(paths: Sequence[Path]) -> None:
             raise InputError(f"{path}: no such file")
 
 
-def _read_all(paths: Sequence[Path], max_pixels: int, faults: list[InputError]) -> Iterator[NamedImage]:
-    """Yield the images of all files as `read_images` does, and append what is wrong with a file to `faults`."""
+def _read_all(paths: Sequence[Path], max_pixels: int, faults: list[InputError], bar: Bar) -> Iterator[NamedImage]:
+    """Yield the images of all files as `read_images` does, and append what is wrong with a file to `faults`.
+
+    `bar` expects an image of each file; it is told of every page more, and of files that give none.
+    """
     read: set[str] = set()
     for path in paths:
+        pages = 0
         try:
             for name, image in read_images(path, max_pixels):
                 if name in read:
                     raise InputError(f"{path}: its results would be named {name}, as others are; use another --out")
                 read.add(name)
+                pages += 1
+                if pages > 1:
+                    bar.expect(1)
                 yield name, image
                 del image
         except InputError as error:
             faults.append(error)
         except OSError as error:
             faults.append(InputError(f"{path}: cannot be read ({error.strerror}); check the file and its disk"))
+        if pages == 0:
+            bar(1)
 
 
 def _find_all(images: Iterable[NamedImage], segmenter: Segmenter, advance: Advance) -> Iterator[Found]:

@@ -52,7 +52,7 @@ def main(
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
     write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder))
     noted = read_journal(journal, folds)
-    write_json(local, make_local_card(card, metadata.get("device", ""), noted.wall_s, noted.epoch_seconds))
+    write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
     known = "" if lb_map is None else f", scores {lb_map:.4f}"
     print(f"{submission}: {written.count_nuclei()} nuclei in {len(split)} images, valid{known}")
 

@@ -27,16 +27,14 @@ from sklearn.model_selection import GroupKFold
 
 from pipeline.experiments.expectation import name_acquisitions
 from pipeline.experiments.statistics import paired_bootstrap
-from pipeline.folds.candidate_store import CandidateStore, write_candidates
+from pipeline.folds.cross_validation import cross_validate
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.networks import load_folds, load_models
 from pipeline.folds.prediction import predict_at, predict_estimated, predict_true_size
 from pipeline.folds.predictions import Predictions, write_predictions
-from pipeline.folds.second_level import find_held_out, rate_images
 from pipeline.folds.table import open_folded
 from pipeline.folds.training import train_fold
 from pipeline.nuclei.metric import average_precision, count_matches
-from pipeline.nuclei.tuning import count_decodings, cross_fit, decoding_grid, score_decodings
 from pipeline.params import Params, load_params
 from pipeline.studies.study import RESULTS
 from pipeline.unet.prediction import Prediction
@@ -213,20 +211,14 @@ class Study:
 
     def _evaluate(self, params: Params, predictions: Predictions, parts: NDArray[np.int64]) -> pd.Series:
         """Return the cross-fitted AP of each image, as the stage `evaluate` finds it."""
-        names, workers = self.inside.image_ids, params.housekeeping.workers
-        choices = decoding_grid(params.decode)
-        items = ((name, predictions[name][0], self.inside.label_map(name)) for name in names)
-        fit = cross_fit(score_decodings(count_decodings(items, choices, workers, len(names))), parts)
-        path = Path(self._folder.name) / "candidates.npz"
         finder = CandidateFinder(params.predict.scales, params.size.object_diameter_px, params.select)
-        write_candidates(path, rate_images(predictions, self.inside, finder, workers))
-        decodings = {part: choices[index] for part, index in fit.on_others.items()}
-        part_of = dict(zip(names, parts.tolist(), strict=True))
-        found = find_held_out(CandidateStore(path), predictions, part_of, decodings, params.select)
+        part_of = dict(zip(self.inside.image_ids, parts.tolist(), strict=True))
+        path, workers = Path(self._folder.name) / "candidates.npz", params.housekeeping.workers
+        held_out = cross_validate(predictions, self.inside, part_of, params.decode, finder, path, workers)
         return pd.Series(
             {
                 name: average_precision(count_matches(self.inside.label_map(name), label_map)).mean()
-                for name, label_map in found
+                for name, label_map in held_out.label_maps
             }
         )
 

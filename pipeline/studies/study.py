@@ -33,6 +33,8 @@ from pipeline.unet.model import NormalizedUNet, load_model
 from pipeline.unet.runtime import start_runtime
 
 RESULTS = Path(__file__).parent / "results"
+# Those that keep scores: the code of any of them may decide one.
+STUDIES = ("pipeline.studies.examples", "pipeline.studies.upsampling")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def keep_scores(
 ) -> pd.DataFrame:
     """Return image_id, group, fold and ap of held-out images: of an earlier call, or what `score` finds."""
     parts = {"networks": [network.key for network in networks], "images": held_out["image_id"].tolist()}
-    parts |= {"params": params.model_dump(), "code": digest_code(__name__)}
+    parts |= {"params": params.model_dump(), "code": [digest_code(name) for name in STUDIES]}
     path = scratch / "scores" / f"{fingerprint(parts)}.csv"
     if not path.is_file():
         keep_table(path, held_out[["image_id", "group", "fold"]].assign(ap=score()))

@@ -20,9 +20,8 @@ from matplotlib.figure import Figure
 
 from pipeline.compose import compose_params
 from pipeline.folds.table import FoldedSplit
-from pipeline.folds.training import BatchFeed, make_preparation, make_trainer, train_fold
+from pipeline.folds.training import start_training, train_fold
 from pipeline.folds.watch import HeldOutWatch
-from pipeline.images.dataset import TrainingImages
 from pipeline.params import Params
 from pipeline.studies.study import RESULTS, keep_figure, keep_table, load_data
 
@@ -83,9 +82,7 @@ def time_steps(data: FoldedSplit, names: list[str], rounds: int = 7) -> None:
     for name in names:
         params = compose(name, 10_000)
         recipe = params.recipe
-        trainer, prepare = make_trainer(FOLD, recipe), make_preparation(recipe)
-        images = TrainingImages(data.outside(FOLD), recipe.contrast, recipe.size, recipe.train.balance_types)
-        feed = BatchFeed(images, trainer, recipe, params.housekeeping)
+        trainer, feed, prepare = start_training(data.outside(FOLD), FOLD, recipe, params.housekeeping)
         starts = [0] if recipe.train.start_crop_px == recipe.train.crop_px else [0, trainer.steps // 2]
         steppers[name] = [(trainer, feed.batches_from(at), prepare) for at in starts]
     seconds: dict[str, list[list[float]]] = {name: [[] for _ in steppers[name]] for name in names}

@@ -25,8 +25,7 @@ from torch import Tensor
 from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import bootstrap_interval, paired_bootstrap
 from pipeline.folds.table import FoldedSplit
-from pipeline.folds.training import BatchFeed, make_preparation, make_trainer
-from pipeline.images.dataset import TrainingImages
+from pipeline.folds.training import make_trainer, start_training
 from pipeline.params import Params
 from pipeline.studies.study import (
     Network,
@@ -108,9 +107,8 @@ def time_steps(kinds: dict[str, Params], data: FoldedSplit, rounds: int = 7) -> 
         # A schedule of its own: steps of the larger crops, as many as are timed.
         train = params.train.model_copy(update={"steps_per_epoch": 2 * (rounds + 1), "epochs": 1})
         recipe = params.model_copy(update={"train": train}).recipe
-        trainer, prepare = make_trainer(0, recipe), make_preparation(recipe)
-        images = TrainingImages(data.outside(0), recipe.contrast, recipe.size, train.balance_types)
-        batches = BatchFeed(images, trainer, recipe, params.housekeeping).batches_from(trainer.steps // 2)
+        trainer, feed, prepare = start_training(data.outside(0), 0, recipe, params.housekeeping)
+        batches = feed.batches_from(trainer.steps // 2)
 
         def take(trainer=trainer, batches=batches, prepare=prepare):  # type: ignore[no-untyped-def]
             trainer.take_step(next(batches), prepare)

@@ -63,8 +63,10 @@ class Phase(NamedTuple):
 
 def phases_of(train: TrainParams) -> tuple[Phase, ...]:
     """Return the halves of a training: small crops first, as a step of them takes a third of the time."""
-    steps, start = train.epochs * train.steps_per_epoch, train.at_start()
-    first = Phase(0, steps // 2, start.tile_px, start.crop_px)
+    steps = train.epochs * train.steps_per_epoch
+    # The rim that the warp reaches into, in proportion.
+    start_tile_px = max(train.start_crop_px, train.tile_px * train.start_crop_px // train.crop_px)
+    first = Phase(0, steps // 2, start_tile_px, train.start_crop_px)
     return first, Phase(first.last_step, steps, train.tile_px, train.crop_px)
 
 

@@ -5,7 +5,10 @@ has a module of its own.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -35,14 +38,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            return tensors, json.loads((file.metadata() or {})[_METADATA_KEY])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: not readable weights of this pipeline ({shorten(error)}); train the fold again"
-        ) from error
+    with _open_weights(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        return tensors, json.loads((file.metadata() or {})[_METADATA_KEY])
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -51,4 +49,14 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    return read_weights(path)[1]
+    with _open_weights(path) as file:
+        return dict(json.loads((file.metadata() or {})[_METADATA_KEY]))
+
+
+@contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable weights of this pipeline ({error}); train the fold again") from error

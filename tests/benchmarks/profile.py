@@ -36,7 +36,7 @@ from tests.benchmarks.harness import (
     seconds_of,
     time_pair,
 )
-from tests.benchmarks.training import ONE_SIZE, STEPS, prepare_once, start_training
+from tests.benchmarks.training import ONE_SIZE, STEPS, begin_steps, prepare_once
 
 # The operators that the profiler names, in the parts of the table; the first match counts.
 _OPERATORS = {
@@ -87,7 +87,7 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
     watch = Stopwatch()
     # Bound when the preparation is made, so it is wrapped before.
     with watch.watch(augmentation=(augment, "augment_batch")):
-        trainer, prepare, batches = start_training(setting, params)
+        trainer, prepare, batches = begin_steps(setting, params)
     parts = {
         "targets": (folds_training, "encode_targets"),
         "forward pass": (trainer.model, "forward"),
@@ -108,7 +108,7 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
 
 def network_parts(setting: Setting, params: Params, steps: int) -> dict[str, float]:
     """Return the s per step of the operators of a step, summed into _OPERATORS."""
-    trainer, prepare, batches = start_training(setting, params)
+    trainer, prepare, batches = begin_steps(setting, params)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
     for _ in range(2):
@@ -159,7 +159,7 @@ def prediction_table(setting: Setting, params: Params) -> Table:
 
 def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
     """Return a function that takes `STEPS` training steps, of the network as `change` leaves it."""
-    trainer, prepare, batches = start_training(setting, params)
+    trainer, prepare, batches = begin_steps(setting, params)
     if change:
         change(trainer.model)
     return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]

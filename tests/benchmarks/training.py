@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.compose import compose_params
-from pipeline.folds.training import BatchFeed, make_preparation, make_trainer
+from pipeline.folds.training import start_training
 from pipeline.images.augment import crop_batch
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.dataset import TileDataset, TrainingImages
@@ -44,7 +44,7 @@ def make_params(encoder: str, backend: str) -> Params:
 
 def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
     """Return a function that takes STEPS steps of the pipeline's own training."""
-    trainer, prepare, batches = start_training(setting, params)
+    trainer, prepare, batches = begin_steps(setting, params)
 
     def run() -> None:
         for _ in range(STEPS):
@@ -53,14 +53,11 @@ def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
     return run
 
 
-def start_training(setting: Setting, params: Params) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
+def begin_steps(setting: Setting, params: Params) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
     """Return all that a step of the pipeline's own training takes: its trainer, its preparation and its batches."""
-    recipe = params.recipe
-    trainer = make_trainer(0, recipe)
+    trainer, feed, prepare = start_training(setting.split, 0, params.recipe, params.housekeeping)
     trainer.model.train()
-    images = TrainingImages(setting.split, recipe.contrast, recipe.size, recipe.train.balance_types)
-    feed = BatchFeed(images, trainer, recipe, params.housekeeping)
-    return trainer, make_preparation(recipe, trainer.model.margin_px), feed.batches_from(0)
+    return trainer, prepare, feed.batches_from(0)
 
 
 def prepare_once(batch: Batch, prepare: PrepareBatch, trainer: Trainer) -> PrepareBatch:
@@ -166,7 +163,7 @@ def repeated_batch_row(setting: Setting) -> Row:
     """Row 4: the step of train=cpu with loader, augmentation and targets, and on one batch made before."""
     params = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
     ours = our_steps(setting, params)
-    trainer, prepare, batches = start_training(setting, params)
+    trainer, prepare, batches = begin_steps(setting, params)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
 

@@ -6,13 +6,13 @@ import pytest
 
 from pipeline.experiments.evaluation import (
     AP_COLUMNS,
-    describe_decoding,
     describe_sizes,
     evaluate,
     format_fold_table,
     summarize_scores,
     tabulate_scores,
 )
+from pipeline.folds.cross_validation import describe_decoding
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
 from pipeline.nuclei.tuning import CrossFit

@@ -26,6 +26,19 @@ def blocks(shape=(130, 12), top=4):
     return np.kron(labels, np.ones((5, 5), int)).astype(np.int32)
 
 
+class NotedBar:
+    """Keeps what a bar was told: what is done, and what more there is to do."""
+
+    def __init__(self, done, more=None):
+        self._done, self._more = done, [] if more is None else more
+
+    def __call__(self, amount):
+        self._done.append(amount)
+
+    def expect(self, more):
+        self._more.append(more)
+
+
 def test_outlines_are_the_inner_boundaries_of_a_tall_image():
     label_map = blocks()
     image = np.full((*label_map.shape, 3), 7, np.uint8)
@@ -147,7 +160,7 @@ def test_large_and_small_images_keep_their_order_and_faults_come_last(run, tmp_p
     @contextmanager
     def note_progress(title, total):
         assert (title, total) == ("predict", 8)
-        yield done.append
+        yield NotedBar(done)
 
     monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
     sides = {"a": 60, "b": 200, "c": 60, "d": 220, "e": 210, "f": 60}
@@ -162,9 +175,27 @@ def test_large_and_small_images_keep_their_order_and_faults_come_last(run, tmp_p
         assert count == tifffile.imread(path).max() > 0
     with pytest.raises(InputError, match=r"2 of 8 files .*b2\.png.*c2\.tif"):
         next(found)
-    # The bar moves by parts of an image, and by six images in all: two files were none.
-    assert sum(done) == pytest.approx(6)
+    # The bar moves by parts of an image, and by eight files in all: two were no image.
+    assert sum(done) == pytest.approx(8)
     assert 0 < min(done) < 1
+
+
+def test_the_bar_expects_every_page_of_a_stack(run, tmp_path, monkeypatch):
+    done, more = [], []
+
+    @contextmanager
+    def note_progress(_title, _total):
+        yield NotedBar(done, more)
+
+    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    tifffile.imwrite(
+        tmp_path / "stack.tif",
+        np.stack([draw_nuclei(60, 60, seed=n)[..., 0] for n in range(3)]),
+        photometric="minisblack",
+    )
+    assert len(list(segment(run, [tmp_path / "stack.tif"], tmp_path / "out"))) == 3
+    assert sum(more) == 2
+    assert sum(done) == pytest.approx(3)
 
 
 def test_wrong_paths_are_refused(tmp_path):

@@ -32,7 +32,7 @@ def test_crop_augmentation_targets_network_and_loss_stay_on_the_device(
         windows = torch.tensor([[0, 300, 400, 10, 20], [300 * 400, 300, 400, 0, 0]])
         monkeypatch.setattr(torch.Tensor, "cpu", refuse)
         tiles, label_maps = cut_windows(pixels, ids, windows, recipe.train.tile_px)
-        prepare = make_preparation(recipe)
+        prepare = make_preparation(recipe, margin_px=0)
         images, crop_px = tiles.permute(0, 3, 1, 2), recipe.train.crop_px
         inputs, targets, weights = prepare(images, label_maps, crop_px, None)  # type: ignore[arg-type]
         assert (weights is not None) == weight_map
@@ -48,7 +48,7 @@ def test_no_pixel_has_weight_zero_in_the_weighted_loss() -> None:
     label_maps[:, 100:120, 100:120] = 1
     label_maps[:, 100:120, 122:140] = 2
     images = torch.zeros(1, 3, tile_px, tile_px, dtype=torch.uint8)
-    _, _, weights = make_preparation(recipe)(images, label_maps, crop_px, torch.Generator().manual_seed(0))
+    _, _, weights = make_preparation(recipe, margin_px=0)(images, label_maps, crop_px, torch.Generator().manual_seed(0))
     assert weights is not None
     assert weights.shape == (1, 1, crop_px, crop_px)
     assert weights.min() >= 1
