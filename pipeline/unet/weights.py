@@ -59,4 +59,6 @@ def _open_weights(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable weights of this pipeline ({error}); train the fold again") from error
+        raise InputError(
+            f"{path}: not readable weights of this pipeline ({shorten(error)}); train the fold again"
+        ) from error
