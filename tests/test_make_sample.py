@@ -10,7 +10,8 @@ import pytest
 from pipeline.images.archive import index_archive, open_archive
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHIVES = [ROOT / "data" / "dsb2018" / "stage1_train.zip", ROOT.parent / "shared" / "dsb2018" / "stage1_train.zip"]
+# Where `python -m pipeline fetch` lays it, or where a folder of that name lies beside the checkout.
+ARCHIVES = [ROOT / "data" / "dsb2018" / "stage1_train.zip", *ROOT.parent.glob("*/dsb2018/stage1_train.zip")]
 
 
 @pytest.fixture(scope="module")
