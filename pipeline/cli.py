@@ -36,6 +36,21 @@ def make_parser() -> argparse.ArgumentParser:
     fetch.add_argument("--to", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
     fetch.set_defaults(call=_fetch)
 
+    pack = commands.add_parser(
+        "pack", help="write the prepared training images as one small file, for a machine that has nothing else"
+    )
+    pack.add_argument(
+        "--prepared",
+        type=Path,
+        default=Path("data/prepared/train"),
+        metavar="DIR",
+        help="what the stage `prepare` wrote; default: %(default)s",
+    )
+    pack.add_argument(
+        "--out", type=Path, default=Path("data/packed/train.zip"), metavar="FILE", help="ZIP; default: %(default)s"
+    )
+    pack.set_defaults(call=_pack)
+
     summary = commands.add_parser("summary", help="print the fold table of the current run, and where its results are")
     summary.set_defaults(call=_summary)
 
@@ -102,6 +117,14 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
     for file in fetch(arguments.source, arguments.to):
         print(f"{file.path}  sha256 {file.sha256}  {'fetched' if file.new else 'already there'}")
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from pipeline.images.packed import write_packed
+    from pipeline.params import load_params
+
+    images = write_packed(arguments.prepared, arguments.out, load_params(PARAMS).housekeeping.workers)
+    print(f"{arguments.out}: {images} images, {arguments.out.stat().st_size / 1e6:.1f} MB")
 
 
 def _summary(_: argparse.Namespace) -> None:

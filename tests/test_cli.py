@@ -21,7 +21,7 @@ from pipeline.nuclei.submission import write_submission
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
-COMMANDS = ("fetch", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload")
+COMMANDS = ("fetch", "pack", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload")
 
 
 @pytest.fixture

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator
 
 from pipeline.errors import InputError
 from pipeline.images.competition import read_competition
+from pipeline.images.packed import read_packed
 from pipeline.images.source import PreparedImage, Source
 from pipeline.images.stack import read_stack
 
-# Yields the images of an archive, sorted by image_id, each once; ids pass `check_image_id`.
+# Yields the images of an archive, each once, sorted by image_id, or by source and image_id where their rows name a
+# source; ids pass `check_image_id`.
 ReadLayout = Callable[[Source], Iterator[PreparedImage]]
 
-LAYOUTS: dict[str, ReadLayout] = {"competition": read_competition, "stack": read_stack}
+LAYOUTS: dict[str, ReadLayout] = {"competition": read_competition, "stack": read_stack, "packed": read_packed}
 
 
 def find_layout(name: str, section: str) -> ReadLayout:

@@ -40,7 +40,8 @@ def prepare_split(
     """Write the images of all sources (of none: an empty split) to `folder`, and return its table.
 
     Args:
-        sources: by name, which the table's column `source` holds; their order in params.yaml changes nothing.
+        sources: by name, which the table's column `source` holds where the archive does not say it itself; their order
+            in params.yaml changes nothing.
         archives: the folder that their files lie in.
         folder: to write to.
         labelled: whether the images are there to learn from.
@@ -76,7 +77,7 @@ def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dic
                     f"{source.archive}: the image {image_id} is in the source {rows[image_id]['source']} too; rename "
                     "or remove one of them"
                 )
-            rows[image_id] = {**prepared.row, "source": name}
+            rows[image_id] = {"source": name, **prepared.row}  # a row that names its source keeps it
             problems[image_id] = [(image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
             pack.add(f"{image_id}.image", prepared.image)
             if prepared.label_map is not None:

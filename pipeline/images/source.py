@@ -43,7 +43,10 @@ class Source:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image, ready to be stored: (H, W, 3) uint8 RGB, (H, W) uint16 or None in a test set, and its row."""
+    """One image, ready to be stored: (H, W, 3) uint8 RGB, (H, W) uint16 or None in a test set, and its row.
+
+    The row has a `source` only where the archive itself says which one the image came from.
+    """
 
     image_id: str
     image: NDArray[np.uint8]
