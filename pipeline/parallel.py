@@ -37,7 +37,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
     rest = iter(items)
     # A fork of a process whose threads run (torch, OpenCV) can hang; forkserver starts from a clean one.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in itertools.islice(rest, _WAITING_PER_WORKER * workers):
@@ -56,7 +56,11 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
                 future.cancel()
 
 
-def _start_worker() -> None:
+def start_worker(_number: int = 0) -> None:
+    """Make this process a worker: of one thread, and gone when the process that it works for is.
+
+    A loader's worker is given its number. torch's own watch looks at the parent, which under forkserver is another.
+    """
     # A process has a core: OpenCV's threads would only compete with the other processes.
     cv2.setNumThreads(1)
     # Ctrl-C reaches every process of a terminal; the one that started this one says what happens then.

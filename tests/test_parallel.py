@@ -76,10 +76,19 @@ for worker in map_in_order(eval, [{PID!r}] * 4, 2):
     print(worker, flush=True)
     os.kill(os.getpid(), 9)
 """
+_KILLED_TRAINING = """
+import os
+from pipeline.images.dataset import make_loader
+batches = iter(make_loader(list(range(100)), 1, 1, pin=False))
+next(batches)
+print(batches._workers[0].pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
 
 
-def test_no_worker_outlives_the_process_that_started_it():
-    done = subprocess.run([sys.executable, "-c", _KILLED_OWNER], stdout=subprocess.PIPE, text=True, check=False)
+@pytest.mark.parametrize("script", [_KILLED_OWNER, _KILLED_TRAINING], ids=["map_in_order", "loader"])
+def test_no_worker_outlives_the_process_that_started_it(script):
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == -9
     (worker,) = done.stdout.split()
     end = time.monotonic() + 30

@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.splits import PreparedSplit
+from pipeline.parallel import start_worker
 from pipeline.params import ContrastParams, SizeParams
 
 
@@ -170,4 +171,5 @@ def make_loader(dataset: TileDataset, batch: int, workers: int, pin: bool) -> "D
         persistent_workers=False,
         multiprocessing_context="forkserver" if workers else None,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=start_worker,
     )
