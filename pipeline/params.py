@@ -145,9 +145,9 @@ class TrainParams(Section):
 class RuntimeParams(Section):
     """Where and how the networks run, in training as in prediction. The environment decides none of it."""
 
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]  # auto: CUDA if there is one, else the CPU; mps is not tested
     threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]  # auto: bf16 where it is native, else fp16, on a CPU fp32
     channels_last: bool
 
 

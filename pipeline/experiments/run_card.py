@@ -32,6 +32,7 @@ def make_run_card(
     lb_map: float | None,
     files: Iterable[Path],
     encoder_weights: Mapping[str, str],
+    precision: str | None,
 ) -> dict[str, Any]:
     """Return what is equal in equal runs.
 
@@ -42,6 +43,8 @@ def make_run_card(
         lb_map: the test set's score, or None where the truth is not known.
         files: archives and weights; their SHA-256 goes into the card under their names. A folder is passed over.
         encoder_weights: source and digest of the pretrained encoder.
+        precision: that the networks were trained in, which `auto` leaves to their device; None where their weights do
+            not say.
     """
     return {
         "cv_map": cv["cv_map"],
@@ -54,6 +57,7 @@ def make_run_card(
         "lb_map": lb_map,
         "seed": params.train.seed,
         "threads": params.runtime.threads,
+        "precision": precision,
         "encoder_weights": dict(encoder_weights),
         "digests": {f"{path.parent.name}/{path.name}": sha256_of(path) for path in files if path.is_file()},
         "versions": {package: _find_version(package) for package in _PACKAGES},

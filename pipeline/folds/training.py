@@ -92,8 +92,8 @@ def train_fold(
             feed.name_images,
         )
         origin = {f"encoder_{name}": value for name, value in trainer.model.encoder_weights.items()}
-        metadata = {"fold": str(fold), "inputs": key, "device": trainer.runtime.device.type, **origin}
-        save_weights(trainer.ema, weights, metadata)
+        runtime = {"device": trainer.runtime.device.type, "precision": trainer.runtime.precision}
+        save_weights(trainer.ema, weights, {"fold": str(fold), "inputs": key, **runtime, **origin})
         # The last state stays: DVC deletes the weights of a stage that was killed before they were recorded, and then
         # they are not trained again. Those before it, and those of abandoned parameters, are of no use any more.
         checkpoint.keep_newest()
@@ -218,6 +218,7 @@ def describe_inputs(images: PreparedSplit, fold: int, recipe: Recipe, trainer: T
         "images": [sha256_of(images.folder / name) for name in ("images.npz", "table.csv")],
         "encoder": trainer.model.encoder_weights,
         "device": trainer.runtime.device.type,
+        "precision": trainer.runtime.precision,  # what `auto` came to
         "code": digest_code(__name__),
         "versions": [version(name) for name in _PACKAGES],
     }

@@ -125,7 +125,8 @@ def channel_shuffle(draw: Draw, colours: Tensor, *, probability: Share) -> Tenso
 
 def to_gray(draw: Draw, colours: Tensor, *, probability: Share) -> Tensor:
     """Put the luminance into all channels."""
-    grey = torch.tensor(_LUMINANCE, device=draw.device).expand(3, 3)
+    # Filled on the device: to send a constant there would wait for it.
+    grey = torch.cat([torch.full((3, 1), weight, device=draw.device) for weight in _LUMINANCE], dim=1)
     return _mix(grey, draw.chance(probability)) @ colours
 
 

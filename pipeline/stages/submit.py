@@ -50,7 +50,8 @@ def main(
     expected = expect_leaderboard(read_scores(scores), read_table(trained), split.table, params.evaluate)
     files = [*list_archives(archives, params.data), *weight_files, candidates]
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
-    write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder))
+    precision = metadata.get("precision")
+    write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder, precision))
     noted = read_journal(journal, folds)
     write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
     known = "" if lb_map is None else f", scores {lb_map:.4f}"

@@ -6,12 +6,15 @@ Everything comes from parameters and nothing from the environment: the number of
 import ctypes
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from pipeline.errors import InputError
 from pipeline.params import RuntimeParams
 
+# What x86 CPUs (two ways) and ARM CPUs that compute in bf16 have, as torch calls it.
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 # mallopt(3): M_TRIM_THRESHOLD, the free bytes that are kept; M_MMAP_MAX, how many blocks may lie outside the heap.
 _KEEP_FREED = {-1: 2**31 - 1, -4: 0}
 
@@ -22,7 +25,7 @@ class Runtime:
 
     Attributes:
         device: of the networks and their batches.
-        precision: `bf16` runs convolutions in it, under autocast; `fp32` runs everything in float32.
+        precision: `bf16` and `fp16` run convolutions in it, under autocast; `fp32` runs everything in float32.
         channels_last: the layout of image tensors. bf16 without it is a trap on a CPU, for upsampling above all
             (`make bench only=operators`).
     """
@@ -32,8 +35,13 @@ class Runtime:
     channels_last: bool
 
     def autocast(self) -> torch.autocast:
-        """Return a fresh context in which convolutions run in bf16, or, for `fp32`, one that changes nothing."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        """Return a fresh context in which convolutions run in the precision; for `fp32` it changes nothing."""
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return what keeps small gradients from vanishing in fp16; in another precision it changes nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -45,24 +53,47 @@ def start_runtime(params: RuntimeParams) -> Runtime:
     """Set torch up as the section `runtime` says, and return where and how networks run.
 
     Raises:
-        InputError: `cuda` is asked for and not there.
+        InputError: `cuda` or `mps` is asked for and not there.
     """
     device = select_device(params.device)
     configure_torch(params.threads)
-    return Runtime(device, params.precision, params.channels_last)
+    return Runtime(device, select_precision(params.precision, device), params.channels_last)
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device for `auto` (CUDA if there is one), `cpu` or `cuda`.
+    """Return the device for `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `mps`.
 
     Raises:
-        InputError: `cuda` is asked for and not there.
+        InputError: `cuda` or `mps` is asked for and not there.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("runtime.device is cuda, and torch finds no CUDA device; set runtime.device to auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device is cuda, and torch finds no CUDA device; set runtime.device to auto or cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("runtime.device is mps, and torch finds no Apple GPU; set runtime.device to auto or cpu")
+        _warn_of_mps()
     return torch.device(name)
+
+
+@cache
+def _warn_of_mps() -> None:
+    print("runtime.device is mps, on which this pipeline was never tested; look twice at its results", flush=True)
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """Return the precision for `auto`, or `name` itself: a matter of what the device has, not of what proves fast.
+
+    `auto` is bf16 where the device computes in it, fp16 on other GPUs, and fp32 on other CPUs.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16" if any(capabilities.get(name) for name in _CPU_BF16) else "fp32"
+    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if is_native else "fp16"
 
 
 def configure_torch(threads: int) -> None:

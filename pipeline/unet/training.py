@@ -35,7 +35,7 @@ Watch = Callable[[NormalizedUNet, int], dict[str, float]]
 History = list[dict[str, float]]
 ImagesOf = Callable[[int], Sequence[str]]
 
-_STATEFUL = ("model", "ema", "optimizer", "schedule")  # of a trainer's attributes
+_STATEFUL = ("model", "ema", "optimizer", "schedule", "scaler")  # of a trainer's attributes
 
 
 class Batch(NamedTuple):
@@ -97,6 +97,7 @@ class Trainer:
         # At least two steps go up: torch divides by the number of steps between the first and the peak.
         warmup = min(1.0, max(train.warmup, 2 / (self.steps + 1)))
         self.schedule = OneCycleLR(self.optimizer, train.lr, total_steps=self.steps + 1, pct_start=warmup)
+        self.scaler = runtime.scaler()
         self.generator = torch.Generator(device)
         self.step, self.seconds = 0, 0.0
         self.history: History = []  # a row per epoch, the same in every run
@@ -131,15 +132,30 @@ class Trainer:
         weights = None if weights is None else center_crop(weights, predicted)
         total, terms = self._loss(logits, center_crop(targets, predicted), weights)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        norm = self._find_gradient(total)
         self.step_watch.note(self.step, float(self.schedule.get_last_lr()[0]), total, norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         self._average_weights()
         self.step += 1
         for name, value in {"loss": total.detach(), **terms, "grad_norm": norm}.items():
             self._sums[name] = self._sums[name] + value.float() if name in self._sums else value.float()
+
+    def _find_gradient(self, total: Tensor) -> Tensor:
+        """Leave the gradient of `total` in the parameters, clipped, and return its norm before that.
+
+        In fp16 it is found of a scaled loss. Where that overflows, the scaler leaves out the step and halves the scale,
+        and the norm is given as 0; no number is left of it only where there was nothing left to halve.
+        """
+        scaled = self.scaler.scale(total)
+        scaled.backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        if not self.scaler.is_enabled():
+            return norm
+        scale = self.scaler.scale(torch.ones_like(norm))  # how to learn it without waiting for the device
+        return norm.where(norm.isfinite() | (scale <= 1), 0.0)
 
     @torch.no_grad()
     def _average_weights(self) -> None:

@@ -27,7 +27,30 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
 
     Equal weights and metadata give equal bytes, whatever the device and the memory format of `model`.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _write({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path, metadata)
+
+
+def halve_weights(path: Path) -> None:
+    """Write the weights at `path` anew, atomically, in half the room: kernels of convolutions become float16.
+
+    What is small stays as it is: biases, and batch norms, whose variances may lie below what float16 can tell from 0.
+    A network takes the values of either file in float32.
+
+    Raises:
+        InputError: the file is missing or damaged, or a kernel is too large for float16.
+    """
+    tensors, metadata = read_weights(path)
+    halved = {name: tensor.half() if _is_kernel(tensor) else tensor for name, tensor in tensors.items()}
+    if odd := [name for name, tensor in halved.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise InputError(f"{path}: {odd[0]} has values beyond 65504, the largest of float16; keep the weights whole")
+    _write(halved, path, metadata)
+
+
+def _is_kernel(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim == 4 and tensor.shape[0] > 1
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     with atomic_path(path) as partial:
         partial.write_bytes(save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 

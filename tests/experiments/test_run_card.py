@@ -17,7 +17,9 @@ EXPECTED = Expectation(0.4, 0.3, 0.5, reweighted=0.45, unseen_share=0.25)
 
 
 def make_card(params: Params, files: list[Path]) -> dict[str, object]:
-    return make_run_card(params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"})
+    return make_run_card(
+        params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"}, "bf16"
+    )
 
 
 def test_the_cards_say_what_the_run_was(params: Params, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.params import RuntimeParams
-from pipeline.unet.runtime import Runtime, select_device, start_runtime
+from pipeline.unet.runtime import Runtime, select_device, select_precision, start_runtime
 
 
 @pytest.fixture
@@ -39,6 +39,40 @@ def test_auto_is_cuda_where_there_is_one(has_cuda, found, device):
     assert select_device("cpu").type == "cpu"
 
 
+def test_an_apple_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    message = r"^runtime\.device is mps, and torch finds no Apple GPU; set runtime\.device to auto or cpu$"
+    with pytest.raises(InputError, match=message):
+        start_runtime(runtime_params(device="mps"))
+
+
+def test_an_apple_gpu_is_taken_with_a_warning_and_not_by_auto(monkeypatch, has_cuda, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    has_cuda(False)
+    assert select_device("auto").type == "cpu"
+    assert select_device("mps").type == "mps"
+    assert "never tested" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "precision"),
+    [
+        ("cuda", True, "bf16"),
+        ("cuda", False, "fp16"),  # T4, P100
+        ("mps", False, "fp16"),
+        ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"amx_bf16": True}, "bf16"),
+        ("cpu", {"bf16": True, "neon": True}, "bf16"),  # ARM
+        ("cpu", {"avx512_f": True, "avx512_bf16": False, "architecture": "x86_64"}, "fp32"),
+    ],
+)
+def test_auto_precision_is_what_the_device_has(monkeypatch, device, native, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: native)
+    assert select_precision("auto", torch.device(device)) == precision
+    assert select_precision("fp32", torch.device(device)) == "fp32"
+
+
 def test_a_runtime_is_what_the_section_says():
     runtime = start_runtime(runtime_params(threads=1, precision="bf16", channels_last=True))
     assert runtime == Runtime(torch.device("cpu"), "bf16", channels_last=True)
@@ -53,7 +87,9 @@ def test_threads_come_from_the_section(threads, other):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
+)
 def test_products_have_the_precision(precision, dtype):
     with Runtime(torch.device("cpu"), precision, channels_last=False).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipeline.unet.runtime import Runtime
 from pipeline.unet.training import Batch, Phase, Trainer, phases_of, train_model
 
 CPU = Runtime(torch.device("cpu"), "bf16", channels_last=True)
+FP16 = replace(CPU, precision="fp16")
 UNET = NetworkParams(name="vanilla", depth=3, width=4, padding="same", upsampling="bilinear", dropout=0.2)
 DEFAULT = compose_params()
 
@@ -29,9 +32,11 @@ def train() -> TrainParams:
     return DEFAULT.train.model_copy(update=sizes)
 
 
-def make_trainer(train: TrainParams, kind: type[Trainer] = Trainer, loss: LossParams = DEFAULT.loss) -> Trainer:
+def make_trainer(
+    train: TrainParams, kind: type[Trainer] = Trainer, loss: LossParams = DEFAULT.loss, runtime: Runtime = CPU
+) -> Trainer:
     torch.manual_seed(train.seed)
-    return kind(build_model(UNET), train, loss, CPU)
+    return kind(build_model(UNET), train, loss, runtime)
 
 
 def make_batches(train: TrainParams, step: int) -> Iterator[Batch]:
@@ -57,8 +62,10 @@ def no_watch(_: NormalizedUNet, step: int) -> dict[str, float]:
     return {"val_map": float(step)}
 
 
-def run(train: TrainParams, folder: Path, watch: object = no_watch) -> tuple[dict[str, Tensor], Trainer]:
-    trainer = make_trainer(train)
+def run(
+    train: TrainParams, folder: Path, watch: object = no_watch, runtime: Runtime = CPU
+) -> tuple[dict[str, Tensor], Trainer]:
+    trainer = make_trainer(train, runtime=runtime)
     model = train_model(trainer, lambda step: make_batches(train, step), prepare, Checkpoint(folder), watch, 1e-9, "t")
     return model.state_dict(), trainer
 
@@ -73,12 +80,22 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(train: TrainParams, tmp_pa
     assert_equal(run(train, tmp_path / "a")[0], run(train, tmp_path / "b")[0])
 
 
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loss scale of fp16 begin too high, and grow every third step."""
+    make = partial(torch.amp.GradScaler, "cpu", init_scale=2.0**24, growth_interval=3)
+    monkeypatch.setattr(Runtime, "scaler", lambda runtime: make(enabled=runtime.precision == "fp16"))
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("runtime", [CPU, FP16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("stop_at", [1, 4, 7, 11])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_training_ends_in_the_same_weights(
-    train: TrainParams, tmp_path: Path, stop_at: int, signal_number: int
+    train: TrainParams, tmp_path: Path, stop_at: int, signal_number: int, runtime: Runtime
 ) -> None:
-    whole, uninterrupted = run(train, tmp_path / "whole")
+    train = train.model_copy(update={"steps_per_epoch": 8})  # time for the scale to come down and to grow
+    whole, uninterrupted = run(train, tmp_path / "whole", runtime=runtime)
     stopped = 0
 
     class Interrupting(Trainer):
@@ -89,7 +106,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(
                 stopped = self.step
                 os.kill(os.getpid(), signal_number)
 
-    trainer = make_trainer(train, Interrupting)
+    trainer = make_trainer(train, Interrupting, runtime=runtime)
     with pytest.raises(KeyboardInterrupt):
         train_model(
             trainer,
@@ -101,12 +118,53 @@ def test_an_interrupted_training_ends_in_the_same_weights(
             "",
         )
     assert stopped == stop_at
-    resumed, again = run(train, tmp_path / "cut")
+    resumed, again = run(train, tmp_path / "cut", runtime=runtime)
     assert_equal(whole, resumed)
     assert uninterrupted.history == again.history
+    assert uninterrupted.scaler.state_dict() == again.scaler.state_dict()
     assert len(again.epoch_seconds) == train.epochs
     assert again.epoch_seconds == sorted(again.epoch_seconds)
     assert again.epoch_seconds[-1] == again.seconds > 0
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_scale_that_is_too_high_costs_steps_and_nothing_else(train: TrainParams) -> None:
+    trainer, batches = make_trainer(train, runtime=FP16), make_batches(train, 0)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.take_step(next(batches), prepare)
+    assert_equal(before, dict(trainer.model.named_parameters()))
+    assert trainer.scaler.get_scale() == 2.0**23
+    assert trainer.step_watch.find_divergence() is None
+    assert float(trainer._sums["grad_norm"]) == 0
+    batch = next(batches)
+    while all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters()):
+        trainer.take_step(batch, prepare)
+        assert trainer.step < 12, "no scale was low enough"
+    assert trainer.step_watch.find_divergence() is None
+
+
+def test_a_gradient_that_is_no_number_at_any_scale_is_a_divergence(
+    train: TrainParams, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Runtime, "scaler", lambda _: torch.amp.GradScaler("cpu", init_scale=4.0))
+    trainer = make_trainer(train, runtime=FP16)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(
+        InputError, match=r"step 3 of 12: the loss became 0|step 3 of 12: the loss became [\d.]+ or its"
+    ):
+        train_model(
+            trainer, lambda step: make_batches(train, step), prepare, Checkpoint(tmp_path), no_watch, 1e9, "test"
+        )
+
+
+@pytest.mark.usefixtures("restless")
+def test_fp16_learns_what_float32_learns(train: TrainParams, tmp_path: Path) -> None:
+    train = train.model_copy(update={"epochs": 4, "steps_per_epoch": 20, "lr": 0.01, "ema_decay": 0.9})
+    losses = {
+        precision: run(train, tmp_path / precision, runtime=replace(CPU, precision=precision))[1].history[-1]["loss"]
+        for precision in ("fp16", "fp32")
+    }
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.2)
 
 
 def test_watching_changes_nothing(train: TrainParams, tmp_path: Path) -> None:

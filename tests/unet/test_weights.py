@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.files import sha256_of
 from pipeline.params import NetworkParams
 from pipeline.unet.model import build_model, load_model
-from pipeline.unet.weights import read_metadata, read_weights, save_weights
+from pipeline.unet.weights import halve_weights, read_metadata, read_weights, save_weights
 
 VANILLA = NetworkParams(name="vanilla", depth=2, width=4, padding="same", upsampling="nearest", dropout=0.0)
 SMP = NetworkParams(
@@ -51,6 +51,40 @@ def test_equal_weights_are_equal_files(tmp_path):
         )
         digests.add(sha256_of(tmp_path / "w"))
     assert len(digests) == 1
+
+
+def test_halved_weights_take_half_the_room_and_predict_nearly_the_same(tmp_path):
+    path = tmp_path / "0.safetensors"
+    torch.manual_seed(0)
+    model = build_model(SMP)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 64, 64))
+    save_weights(model.eval(), path, METADATA)
+    whole = path.stat().st_size
+    halve_weights(path)
+    assert path.stat().st_size < 0.55 * whole
+    loaded, metadata = load_model(path, SMP)
+    assert metadata == METADATA
+    assert all(value.dtype in (torch.float32, torch.int64) for value in loaded.state_dict().values())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x).sigmoid(), model(x).sigmoid(), atol=5e-3)
+    once = path.read_bytes()
+    halve_weights(path)
+    assert path.read_bytes() == once
+
+
+def test_a_kernel_beyond_float16_is_refused_and_the_file_stays(tmp_path):
+    path = tmp_path / "0.safetensors"
+    model = build_model(VANILLA)
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.ndim == 4)[0, 0, 0, 0] = 7e4
+    save_weights(model, path, METADATA)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"0\.safetensors: .*65504"):
+        halve_weights(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damage_and_absence_are_named(tmp_path):
