@@ -11,12 +11,14 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # DVC's own cache holds pickles; by default it lies where every user of the machine may write.
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
-.PHONY: help repro test faults bench study-upsampling study-examples lint dvc-deps params clean
+.PHONY: help repro test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
 	@echo "make faults    kills, full disks, bad input, load: for tests/README.md; only=NAME for a part"
 	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
+	@echo "make gpu       all there is to learn on a GPU, in 8 minutes (tests/gpu/README.md); args='--device cpu --tiny'"
+	@echo "               to try it without; PYTHON=... takes a Python that has torch, and installs nothing"
 	@echo "make study-upsampling, study-examples"
 	@echo "               the studies of pipeline/studies; data=DIR names the archives' folder, threads=N"
 	@echo "make lint      ruff and mypy"
@@ -41,6 +43,11 @@ bench: $(READY)
 	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m tests.benchmarks $(only)
 
+# A Python that is named is taken as it is: a machine with a GPU may have no network to install from.
+NAMED_PYTHON := $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON))
+gpu: $(if $(NAMED_PYTHON),,$(READY))
+	$(or $(NAMED_PYTHON),$(VENV)/bin/python) -m tests.gpu $(args)
+
 study-upsampling study-examples: $(READY)
 	python -m pipeline.studies.$(@:study-%=%) $(if $(data),--data $(data)) $(if $(threads),--threads $(threads))
 
@@ -53,7 +60,8 @@ dvc-deps: $(READY)
 	python -m tests.dvc_deps
 
 params: $(READY)
-	python -c "from pathlib import Path; from pipeline.compose import write_composed; write_composed(Path('params.yaml'))"
+	python -c "from pathlib import Path; from pipeline.compose import write_composed as write; \
+		write(Path('params.yaml')); write(Path('tests/gpu/params.yaml'), ['data=full', 'train=gpu'])"
 
 clean:
 	rm -rf $(VENV)

@@ -1,44 +1,24 @@
 """Row 9: probabilities of real images, one view and the eight of test-time augmentation, against the plain loop.
 
-The peer is what a notebook does: the same network in float32, one image at a time, mirrored at its borders up to the
-multiple that the network takes, one view after another.
+The peer is `usual_prediction`, with the same network in float32.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from pipeline.compose import compose_params
 from pipeline.folds.prediction import predict_at
-from pipeline.images.contrast import apply_contrast, find_contrast
-from pipeline.params import ContrastParams
 from pipeline.unet.fusing import fuse_batch_norms
-from pipeline.unet.model import NormalizedUNet, build_model
+from pipeline.unet.model import build_model
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.views import View, views_of
+from pipeline.unet.views import views_of
 from tests.benchmarks.harness import Report, Row, Setting, compare_row, count_megapixels, draw_images, time_pair
+from tests.benchmarks.usual_prediction import Image, usual_prediction
 
 IMAGES = 24
-
-Image = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-@torch.inference_mode()
-def usual_prediction(model: NormalizedUNet, image: Image, views: Sequence[View], contrast: ContrastParams) -> Image:
-    """Return the probabilities (H, W, 3) uint8 of one image."""
-    height, width = image.shape[:2]
-    stretched = apply_contrast(image, find_contrast(image, contrast))
-    missing_rows, missing_columns = (model.lengths.input_for(length) - length for length in (height, width))
-    below, right = missing_rows // 2, missing_columns // 2
-    top, left = missing_rows - below, missing_columns - right
-    padded = np.pad(stretched, ((top, below), (left, right), (0, 0)), mode="symmetric")
-    x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
-    outputs = [view.invert(model(view.apply(x).contiguous()).sigmoid()) for view in views]
-    mean = torch.stack(outputs).mean(dim=0)[0, :, top : top + height, left : left + width]
-    return mean.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def prediction_row(

@@ -36,7 +36,8 @@ from tests.benchmarks.harness import (
     seconds_of,
     time_pair,
 )
-from tests.benchmarks.training import ONE_SIZE, STEPS, begin_steps, prepare_once
+from tests.benchmarks.loops import begin_steps, prepare_once
+from tests.benchmarks.training import ONE_SIZE, STEPS
 
 # The operators that the profiler names, in the parts of the table; the first match counts.
 _OPERATORS = {
@@ -87,7 +88,7 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
     watch = Stopwatch()
     # Bound when the preparation is made, so it is wrapped before.
     with watch.watch(augmentation=(augment, "augment_batch")):
-        trainer, prepare, batches = begin_steps(setting, params)
+        trainer, prepare, batches = begin_steps(setting.split, params)
     parts = {
         "targets": (folds_training, "encode_targets"),
         "forward pass": (trainer.model, "forward"),
@@ -108,7 +109,7 @@ def training_parts(setting: Setting, params: Params, steps: int) -> tuple[float,
 
 def network_parts(setting: Setting, params: Params, steps: int) -> dict[str, float]:
     """Return the s per step of the operators of a step, summed into _OPERATORS."""
-    trainer, prepare, batches = begin_steps(setting, params)
+    trainer, prepare, batches = begin_steps(setting.split, params)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
     for _ in range(2):
@@ -159,7 +160,7 @@ def prediction_table(setting: Setting, params: Params) -> Table:
 
 def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
     """Return a function that takes `STEPS` training steps, of the network as `change` leaves it."""
-    trainer, prepare, batches = begin_steps(setting, params)
+    trainer, prepare, batches = begin_steps(setting.split, params)
     if change:
         change(trainer.model)
     return lambda: [trainer.take_step(next(batches), prepare) for _ in range(STEPS)]

