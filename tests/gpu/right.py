@@ -1,15 +1,17 @@
 """Is what the device computes right: against the CPU, step after step, run after run, killed and resumed."""
 
 import os
+import shutil
 import signal
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,7 +33,7 @@ from pipeline.unet.weights import read_weights
 from tests.benchmarks.loops import begin_steps, prepare_once
 from tests.gpu.fake import follow_from_loss, follow_to_loss
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, synchronize, timed
+from tests.gpu.setting import Setting, begin_timed, synchronize
 
 # Of float32: sums in another order; of what goes through matrix products or convolutions, which a GPU may take in TF32,
 # with 10 bits behind the point: 2**-11 of each factor. Of bf16: 7 bits; of fp16: 10, but narrow.
@@ -71,7 +73,9 @@ class HostDraw(Draw):
 
 def compare_with_cpu(setting: Setting) -> Table:
     """Compute every part of a step on the CPU and on the device, from the same numbers."""
-    params = setting.changed(runtime__device="cpu", train__batch=min(8, setting.params.train.batch))
+    params = setting.changed(
+        runtime__device="cpu", housekeeping__loader_workers=0, train__batch=min(8, setting.params.train.batch)
+    )
     trainer, _, batches = begin_steps(setting.split, params)
     batch = next(batches)
     found = {**_compare_images(setting, params, batch), **_compare_networks(setting, params, trainer.model)}
@@ -169,60 +173,60 @@ def _differ(one: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def _no_sync() -> Iterator[None]:
+def _no_sync(device: torch.device) -> Iterator[None]:
     """Let CUDA raise where the host waits for it."""
-    torch.cuda.set_sync_debug_mode("error")
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def watch_syncs(setting: Setting) -> Table:
     """Take training steps, of batches cut on the device, in every precision, and let waiting raise."""
-    title, header, rows, missed = "No step waits for the host", ["where", "steps", "waits"], [], []
-    if setting.device.type != "cuda":
-        _, before = follow_to_loss(setting.params.recipe)
-        after = follow_from_loss(setting.params.recipe)
-        rows = [
-            ["a fake CUDA device: from cutting tiles to the loss", f"1, {before} calls", "none"],
-            ["`meta` tensors: backward pass, clipping, averaging", f"1, {after} calls", "none"],
-        ]
-        note = "No CUDA device: followed without values, as `fake.py` says. AMP and the optimiser are not in it."
-        return Table(title, header, rows, missed, note)
+    rows, missed = [], []
     for precision in ("bf16", "fp16", "fp32"):
-        trainer, prepare, batches = begin_steps(setting.split, timed(setting, runtime__precision=precision))
+        trainer, prepare, batches = begin_timed(setting, runtime__precision=precision)
         for _ in range(3):  # what is made once may wait
             trainer.take_step(next(batches), prepare)
         synchronize(setting.device)
         waits = "none"
         try:
-            with _no_sync():
+            with _no_sync(setting.device):
                 for _ in range(4):
                     trainer.take_step(next(batches), prepare)
         except RuntimeError as error:
             waits = str(error)[:200]
             missed.append(f"{precision}: the host waits: {waits}")
-        rows.append([f"cutting, augmentation, targets, {precision} step", "4", waits])
-    return Table(title, header, rows, missed)
+        rows.append([f"cutting, augmentation, targets and a step in {precision}", "4 steps", waits])
+    note = ""
+    if setting.device.type != "cuda":
+        recipe = setting.params.recipe
+        rows = [
+            ["a fake CUDA device: from cutting tiles to the loss", f"{follow_to_loss(recipe)[1]} calls", "none"],
+            ["`meta` tensors: backward pass, clipping, averaging", f"{follow_from_loss(recipe)} calls", "none"],
+        ]
+        note = (
+            "Only CUDA says where the host waits. Without one a step is followed without values, as `fake.py` says: "
+            "autocast, loss scaling and the optimiser's own step are not in it."
+        )
+    return Table("No step waits for the host", ["where", "what was watched", "waits"], rows, missed, note)
 
 
 def repeat_training(setting: Setting) -> Table:
     """Train a fold for a moment four times, each in a process of its own, and compare the weights."""
     params = setting.changed(
-        train__epochs=3, train__steps_per_epoch=setting.steps(20), train__start_crop_px=setting.params.train.crop_px,
-        housekeeping__checkpoint_every_s=1e-3, housekeeping__score_every_epochs=0,
+        train__epochs=3, train__steps_per_epoch=setting.steps(8), train__start_crop_px=setting.params.train.crop_px,
+        housekeeping__loader_workers=0, housekeeping__score_every_epochs=0,
     )  # fmt: skip
     folder = setting.scratch / "repeat"
-    codes = {
-        name: _run_apart(train_briefly, setting, params, folder / weights, folder / resume, kill)
-        for name, weights, resume, kill in (
-            ("first", "first.safetensors", "first", False),
-            ("second", "second.safetensors", "second", False),
-            ("killed", "resumed.safetensors", "resumed", True),
-            ("resumed", "resumed.safetensors", "resumed", False),
-        )
-    }
+    shutil.rmtree(folder, ignore_errors=True)
+    jobs = [("first", "first", False), ("second", "second", False), ("resumed", "killed", True)]
+    processes = {name: _start(train_briefly, setting, params, folder, run, kill) for run, name, kill in jobs}
+    codes = {name: _wait(process) for name, process in processes.items()}
+    codes["resumed"] = _wait(_start(train_briefly, setting, params, folder, "resumed", False))
     missed = [] if codes["killed"] == -signal.SIGKILL else ["the training that was to be killed was not"]
     missed += [f"the {name} training ended in {code}" for name, code in codes.items() if name != "killed" and code]
     first = read_weights(folder / "first.safetensors")[0]
@@ -238,21 +242,31 @@ def repeat_training(setting: Setting) -> Table:
     return Table("One seed twice, and killed and resumed", ["run", "against the first"], rows, missed, note, data)
 
 
-def train_briefly(setting: Setting, params: Params, weights: Path, resume: Path, kill: bool) -> None:
-    """Train fold 0 as `train` does; with `kill` this process ends itself in the last epoch but one."""
+def train_briefly(setting: Setting, params: Params, folder: Path, run: str, kill: bool) -> None:
+    """Train fold 0 of some images as `train` does; with `kill` this process ends itself at the last epoch but one."""
 
     def watch(_: NormalizedUNet, step: int) -> dict[str, float]:
         if kill and step >= 2 * params.train.steps_per_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
-    train_fold(setting.folded.outside(0), 0, params.recipe, weights, resume, params.housekeeping, watch=watch)
+    learnt = setting.folded.outside(0)
+    housekeeping = params.housekeeping.model_copy(update={"checkpoint_every_s": 1e-3 if kill else 1e9})
+    train_fold(
+        learnt.select(learnt.image_ids[:64]), 0, params.recipe, folder / f"{run}.safetensors", folder / run,
+        housekeeping, watch=watch, title=f"fold 0, {run}",
+    )  # fmt: skip
 
 
-def _run_apart(function: Callable[..., None], *arguments: Any) -> int | None:
-    """Call a function in a process of its own, and return how that ended."""
+def _start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a function in a process of its own."""
     process = get_context("forkserver").Process(target=function, args=arguments)
     process.start()
+    return process
+
+
+def _wait(process: BaseProcess) -> int | None:
+    """Wait for a process, and return how it ended."""
     process.join()
     return process.exitcode
 
@@ -265,7 +279,7 @@ def _differ_in_all(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def price_determinism(setting: Setting) -> Table:
     """Find what of a step differs from run to run, which operators torch names, and what it costs to avoid them."""
-    trainer, prepare, batches = begin_steps(setting.split, timed(setting))
+    trainer, prepare, batches = begin_timed(setting)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
     inputs, targets, _ = made(*batch, trainer.generator)  # type: ignore[misc]
@@ -328,7 +342,7 @@ def _deterministic() -> Iterator[None]:
 def _time_steps(setting: Setting, trainer: Any, batch: Batch, made: Any, deterministic: bool) -> float:
     """Return the seconds of a step."""
     seconds = []
-    with _deterministic() if deterministic else mock.MagicMock(), warnings.catch_warnings():
+    with _deterministic() if deterministic else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(2 if setting.tiny else 6):
             synchronize(setting.device)

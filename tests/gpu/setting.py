@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from typing import Any
 import torch
 
 from pipeline.errors import InputError
+from pipeline.folds import training
 from pipeline.folds.table import FoldedSplit, open_folded
+from pipeline.images.dataset import TrainingImages
 from pipeline.images.prepare import prepare_split
+from pipeline.images.resident import ResidentImages
 from pipeline.images.splits import PreparedSplit
 from pipeline.params import Params, SourceParams, load_params
 from pipeline.stages import folds as folds_stage
 from pipeline.unet.runtime import start_runtime
+from pipeline.unet.training import Batch, PrepareBatch, Trainer
+from tests.benchmarks.loops import begin_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = Path(__file__).with_name("params.yaml")  # data=full train=gpu, by `make params`: to compose them takes DVC
@@ -33,6 +39,7 @@ _TINY: dict[str, dict[str, Any]] = {
     "train": {
         "epochs": 2, "steps_per_epoch": 2, "batch": 2, "tile_px": 80, "crop_px": 64, "start_crop_px": 64,
     },
+    "runtime": {"threads": 1},
     "size": {"looks": 2, "window_px": 64},
     "housekeeping": {"workers": 1, "loader_workers": 0, "score_images": 1},
 }  # fmt: skip
@@ -99,10 +106,27 @@ def change(params: Params, changes: dict[str, Any]) -> Params:
     return Params.model_validate(content)
 
 
+def begin_timed(setting: Setting, **changes: Any) -> tuple[Trainer, PrepareBatch, Iterator[Batch]]:
+    """Return what timed steps take, of crops of one size and a schedule that does not end: as `begin_steps` does.
+
+    The images are brought to the device once for all.
+    """
+    params = timed(setting, **changes)
+    return begin_steps(setting.split, params, _find_resident(setting.prepared, setting.device))
+
+
 def timed(setting: Setting, **changes: Any) -> Params:
-    """Return the parameters of steps that are timed: crops of one size, and a schedule that does not end."""
+    """Return the parameters of timed steps: crops of one size, and a schedule that does not end."""
     one_size = setting.params.train.crop_px
     return setting.changed(train__start_crop_px=one_size, train__epochs=10_000, **changes)
+
+
+@cache
+def _find_resident(prepared: Path, device: torch.device) -> ResidentImages | None:
+    """Return all training images on the device; None where they do not fit."""
+    params = load_params(PARAMS)
+    images = TrainingImages(PreparedSplit.open(prepared), params.contrast, params.size, params.train.balance_types)
+    return ResidentImages(images, device) if training.fits_on(device, images.pixels) else None
 
 
 def make_setting(device: str, tiny: bool, scratch: Path, seconds: float) -> Setting:
