@@ -37,20 +37,11 @@ def prepare_data(archives: Path) -> Path:
     return prepared
 
 
-# What no benchmark here can time.
+# What no benchmark here times.
 ON_A_GPU = """\
 ## On a GPU
 
-No GPU was at hand: nothing here was timed on one. What was checked, and what is only reasoned:
-
-- **The training images live on the device** as bytes where they fit in half of its free memory, 7 bytes a pixel: 0.7 GB
-  for stage1_train. Checked: the batches are the loader's, byte for byte (`tests/images/test_resident.py`).
-- **A step waits for nothing from crop to loss.** Checked under FakeTensorMode on fake CUDA tensors, where what leaves
-  the device or asks for a value raises (`tests/stages/test_device.py`). Reasoned: the backward pass, gradient clipping,
-  AdamW (fused) and the averaged weights ask for no value either; the loss is read once an epoch.
-- **Augmentation and targets take under 5 % of a step.** Measured on the CPU as the device (`make bench only=profile`).
-  Reasoned for a GPU: about 150 small kernels beside the network's thousand.
-- **torch.compile** is there as `train.compile` for CUDA, and off: whether it gains there is not known.
+`make gpu` asks it; what it said last, if any did, is in [../gpu/results.md](../gpu/results.md).
 """
 
 
