@@ -34,8 +34,14 @@ class Runtime:
     precision: str
     channels_last: bool
 
-    def autocast(self) -> torch.autocast:
-        """Return a fresh context in which convolutions run in the precision; for `fp32` it changes nothing."""
+    def autocast(self, same_shapes: bool = False) -> torch.autocast:
+        """Return a fresh context in which convolutions run in the precision; for `fp32` it changes nothing.
+
+        `same_shapes` says that the shapes in it come again and again, as training's do: then cuDNN, from here on, times
+        its algorithms for each of them first. In prediction, where nearly every image has a shape of its own, it would
+        do little else.
+        """
+        torch.backends.cudnn.benchmark = same_shapes
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
 
@@ -104,7 +110,6 @@ def configure_torch(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

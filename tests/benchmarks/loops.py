@@ -50,7 +50,8 @@ def begin_steps(
 
 def prepare_once(batch: Batch, prepare: PrepareBatch, trainer: Trainer) -> PrepareBatch:
     """Return a preparation that always gives what `prepare` makes of this batch."""
-    made = prepare(batch.tiles.permute(0, 3, 1, 2), batch.label_maps, batch.crop_px, trainer.generator)
+    tiles, label_maps = (part.to(trainer.runtime.device) for part in batch[:2])
+    made = prepare(tiles.permute(0, 3, 1, 2), label_maps, batch.crop_px, trainer.generator)
     return lambda *_: made
 
 
@@ -90,7 +91,7 @@ class SmpLoop:
             tiles, label_maps = (part.to(self.runtime.device) for part in next(self.batches))
             images, ids = crop_batch(tiles.permute(0, 3, 1, 2), label_maps, self.params.train.crop_px)
             targets = encode_targets(ids, self.params.targets)
-            with self.runtime.autocast():
+            with self.runtime.autocast(same_shapes=True):
                 logits = self.model(images.contiguous())
             total, _ = self.loss(logits, targets, None)
             self.optimizer.zero_grad()

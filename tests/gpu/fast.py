@@ -20,7 +20,7 @@ from tests.benchmarks.harness import count_megapixels, draw_images
 from tests.benchmarks.loops import SmpLoop
 from tests.benchmarks.usual_prediction import usual_prediction
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, begin_timed, most_memory, synchronize, timed
+from tests.gpu.setting import Setting, begin_timed, most_memory, time_on, timed
 
 DEFAULT = "tu-tf_efficientnet_lite0"
 NETWORKS = {"Lite0, the default": DEFAULT, "ResNet34": "resnet34"}
@@ -68,15 +68,6 @@ class OurLoop:
         tiles, label_maps = batch.tiles.to(device).permute(0, 3, 1, 2), batch.label_maps.to(device)
         for _ in range(steps):
             self._prepare(tiles, label_maps, batch.crop_px, self.trainer.generator)
-
-
-def time_on(device: torch.device, work: Callable[[], Any]) -> float:
-    """Return the seconds that `work` takes, to the end of all that it gave the device to do."""
-    synchronize(device)
-    begin = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - begin
 
 
 def compare_training(setting: Setting, name: str, encoder: str) -> Table:

@@ -13,14 +13,15 @@ from pipeline.files import write_json, write_text
 from pipeline.params import Params, load_params
 from pipeline.stages import size as size_stage
 from pipeline.stages import train as train_stage
+from pipeline.unet.size import extract_features
 from pipeline.unet.weights import halve_weights
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import PARAMS, Setting, begin_timed, synchronize
+from tests.gpu.setting import PARAMS, Setting, begin_timed, time_on
 
 _LARGEST_MB = 12.0
-_LOOKS = 8  # at the held-out fold
-# What the time that is left is not for: reading sizes, looks at the held-out fold, what was not foreseen.
-_RESERVE = 0.3
+_LOOKS, _SHOWN = 5, 50  # at the held-out fold: how often, and at how many images
+# The share of the time for looks at the held-out fold, and for what was not foreseen.
+_RESERVE = 0.25
 
 
 def questions(setting: Setting) -> Questions:
@@ -68,15 +69,31 @@ def train_all(setting: Setting) -> Table:
 def fit_schedule(setting: Setting) -> Params:
     """Return the parameters with as many epochs as the folds have time for, at most those of `train=gpu`."""
     trainer, prepare, batches = begin_timed(setting)
-    count = setting.steps(20)
-    for number in range(2 * count):
-        if number == count:  # what came before was a warm-up
-            synchronize(setting.device)
-            begin = time.perf_counter()
-        trainer.take_step(next(batches), prepare)
-    synchronize(setting.device)
-    step_s = (time.perf_counter() - begin) / count
-    train = setting.params.train
-    seconds = setting.seconds_left * (1 - _RESERVE) / len(setting.params.folds.ids)
+    count, train, size = setting.steps(20), setting.params.train, setting.params.size
+
+    def take_steps() -> None:
+        for _ in range(count):
+            trainer.take_step(next(batches), prepare)
+
+    time_on(setting.device, take_steps)  # a warm-up
+    step_s = time_on(setting.device, take_steps) / count
+    trainer.model.eval()
+    split = setting.split
+    looked_at = [split.image(image_id) for image_id in split.image_ids[::100]]
+
+    def look() -> None:
+        for image in looked_at:
+            extract_features(trainer.model, image, 1.0, size.window_px, trainer.runtime)
+
+    time_on(setting.device, look)
+    look_s = time_on(setting.device, look) / len(looked_at)
+    folds = len(setting.params.folds.ids)
+    # Each image is looked at by all readers but one.
+    sizes_s = look_s * size.looks * len(split) * (folds - 1)
+    seconds = (setting.seconds_left - sizes_s) * (1 - _RESERVE) / folds
     epochs = max(2, min(train.epochs, int(seconds / (step_s * train.steps_per_epoch))))
-    return setting.changed(train__epochs=epochs, housekeeping__score_every_epochs=max(1, epochs // _LOOKS))
+    return setting.changed(
+        train__epochs=epochs,
+        housekeeping__score_every_epochs=max(1, -(-epochs // _LOOKS)),
+        housekeeping__score_images=min(_SHOWN, setting.params.housekeeping.score_images),
+    )

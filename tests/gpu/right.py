@@ -286,7 +286,7 @@ def price_determinism(setting: Setting) -> Table:
 
     def gradient() -> list[Tensor]:
         trainer.optimizer.zero_grad(set_to_none=True)
-        with trainer.runtime.autocast():
+        with trainer.runtime.autocast(same_shapes=True):
             logits = trainer.model(inputs)
         total, _ = trainer._loss(logits, targets, None)
         total.backward()
@@ -329,14 +329,11 @@ def _name_operators(run: Callable[[], Any]) -> list[str]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    benchmark = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def _time_steps(setting: Setting, trainer: Any, batch: Batch, made: Any, deterministic: bool) -> float:

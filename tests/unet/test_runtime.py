@@ -87,6 +87,16 @@ def test_threads_come_from_the_section(threads, other):
     assert torch.get_num_threads() == threads
 
 
+def test_cudnn_times_its_algorithms_for_shapes_that_come_again_alone():
+    """Else each image of another size would wait for it: in prediction, in reading sizes, in a look while training."""
+    runtime = start_runtime(runtime_params())
+    with runtime.autocast(same_shapes=True):
+        pass
+    assert torch.backends.cudnn.benchmark  # the backward pass comes after the context
+    with runtime.autocast():
+        assert not torch.backends.cudnn.benchmark
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
 )
