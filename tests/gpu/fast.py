@@ -20,7 +20,7 @@ from tests.benchmarks.harness import count_megapixels, draw_images
 from tests.benchmarks.loops import SmpLoop
 from tests.benchmarks.usual_prediction import usual_prediction
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, begin_timed, most_memory, time_on, timed
+from tests.gpu.setting import Setting, begin_timed, find_resident, most_memory, time_on, timed
 
 DEFAULT = "tu-tf_efficientnet_lite0"
 NETWORKS = {"Lite0, the default": DEFAULT, "ResNet34": "resnet34"}
@@ -74,6 +74,7 @@ def compare_training(setting: Setting, name: str, encoder: str) -> Table:
     """Time both loops in turns, and the parts of ours."""
     steps, runs, device = setting.steps(20), 1 if setting.tiny else 3, setting.device
     train, batch = setting.params.train, setting.params.train.batch
+    find_resident(setting.prepared, device)  # made here, they do not count as the first loop's memory
     with most_memory(device) as memory:
         ours = OurLoop(setting, steps, encoder)
         time_on(device, ours)
@@ -109,13 +110,14 @@ def compare_training(setting: Setting, name: str, encoder: str) -> Table:
     ]
     missed = []
     if not setting.tiny:
-        missed += [f"{name}: {ratio:.2f}x SMP's loop, not 5x"] * (ratio < 5)
-        missed += [f"{name}: augmentation and targets take {100 * share:.1f} % of a step, not under 5 %"] * (
-            share >= 0.05
-        )
+        if ratio < 5:
+            missed.append(f"{name}: {ratio:.2f}x SMP's loop, not 5x")
+        if share >= 0.05:
+            missed.append(f"{name}: augmentation and targets take {100 * share:.1f} % of a step, not under 5 %")
     note = (
         f"{batch} crops of {train.crop_px} px, {runtime.precision}; theirs: AMP, NCHW, albumentations in "
-        f"{workers} processes. Where the host's share is near 100 %, it is the host that the device waits for."
+        f"{workers} processes. Memory is beside that of the images, which stay on the device. Where the host's "
+        "share is near 100 %, it is the host that the device waits for."
     )
     data = {"ours_s": ours_s, "theirs_s": theirs_s, "prepare_s": prepare_s, "host_s": ours.host_s}
     return Table(

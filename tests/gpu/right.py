@@ -28,7 +28,7 @@ from pipeline.params import AugmentParams, Params
 from pipeline.unet.losses import build_loss
 from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.training import Batch
+from pipeline.unet.training import Batch, Trainer
 from pipeline.unet.weights import read_weights
 from tests.benchmarks.loops import begin_steps, prepare_once
 from tests.gpu.fake import follow_from_loss, follow_to_loss
@@ -227,8 +227,11 @@ def repeat_training(setting: Setting) -> Table:
     processes = {name: _start(train_briefly, setting, params, folder, run, kill) for run, name, kill in jobs}
     codes = {name: _wait(process) for name, process in processes.items()}
     codes["resumed"] = _wait(_start(train_briefly, setting, params, folder, "resumed", False))
-    missed = [] if codes["killed"] == -signal.SIGKILL else ["the training that was to be killed was not"]
+    title = "One seed twice, and killed and resumed"
+    missed = [] if codes["killed"] == -signal.SIGKILL else [f"the training to be killed ended in {codes['killed']}"]
     missed += [f"the {name} training ended in {code}" for name, code in codes.items() if name != "killed" and code]
+    if missed:
+        return Table(title, [], [], missed)
     first = read_weights(folder / "first.safetensors")[0]
     rows, data = [], {}
     for what, name in (("the same seed again", "second"), ("killed, and resumed", "resumed")):
@@ -239,7 +242,7 @@ def repeat_training(setting: Setting) -> Table:
     note = f"{steps} steps of {where.precision} in processes of their own; cuDNN chooses its algorithms by timing them."
     if where.device.type == "cpu":
         missed += [f"{what}: other weights on a CPU" for what, difference in data.items() if difference]
-    return Table("One seed twice, and killed and resumed", ["run", "against the first"], rows, missed, note, data)
+    return Table(title, ["run", "against the first"], rows, missed, note, data)
 
 
 def train_briefly(setting: Setting, params: Params, folder: Path, run: str, kill: bool) -> None:
@@ -290,24 +293,26 @@ def price_determinism(setting: Setting) -> Table:
             logits = trainer.model(inputs)
         total, _ = trainer._loss(logits, targets, None)
         total.backward()
-        return [
-            logits.detach(),
-            total.detach(),
-            *(p.grad.detach().clone() for p in trainer.model.parameters() if p.grad is not None),
-        ]
+        return [logits.detach(), total.detach(), *(p.grad.detach().clone() for _, p in _learnt(trainer))]
 
     one, other = gradient(), gradient()
-    names = ["forward pass", "loss"] + [name for name, p in trainer.model.named_parameters() if p.grad is not None]
-    apart = [name for name, a, b in zip(names, one, other, strict=True) if not torch.equal(a, b)]
+    modules = {
+        name: type(trainer.model.get_submodule(name.rpartition(".")[0])).__name__ for name, _ in _learnt(trainer)
+    }
+    names = ["the forward pass", "the loss", *(f"the gradient of {name} ({kind})" for name, kind in modules.items())]
+    apart = {
+        name: float((a.double() - b.double()).abs().max() / a.double().abs().max())
+        for name, a, b in zip(names, one, other, strict=True)
+        if not torch.equal(a, b)
+    }
+    # Gradients are found from the output on: the last name is where they begin to differ.
+    worst = f"{len(apart)} of {len(names)}, by up to {max(apart.values()):.2g}, from {[*apart][-1]} on" if apart else ""
     named = _name_operators(gradient)
     usual, strict = (_time_steps(setting, trainer, batch, made, deterministic) for deterministic in (False, True))
     rows = [
         ["a step, as it is", f"{1e3 * usual:.1f} ms"],
         ["a step, deterministic algorithms alone", f"{1e3 * strict:.1f} ms, {strict / usual:.2f} times as long"],
-        [
-            "what differs between two passes over one batch",
-            ", ".join(apart[:4]) + f" ({len(apart)} in all)" if apart else "nothing",
-        ],
+        ["what differs between two passes over one batch", worst or "nothing"],
         ["operators that torch has no deterministic form of", "; ".join(named) or "none"],
     ]
     return Table(
@@ -316,6 +321,11 @@ def price_determinism(setting: Setting) -> Table:
         rows,
         data={"apart": apart, "operators": named},
     )
+
+
+def _learnt(trainer: Trainer) -> list[tuple[str, Any]]:
+    """Return the parameters that have a gradient, by name, those of the encoder first."""
+    return [(name, p) for name, p in trainer.model.named_parameters() if p.grad is not None]
 
 
 def _name_operators(run: Callable[[], Any]) -> list[str]:
@@ -336,7 +346,7 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def _time_steps(setting: Setting, trainer: Any, batch: Batch, made: Any, deterministic: bool) -> float:
+def _time_steps(setting: Setting, trainer: Trainer, batch: Batch, made: Any, deterministic: bool) -> float:
     """Return the seconds of a step."""
     seconds = []
     with _deterministic() if deterministic else nullcontext(), warnings.catch_warnings():

@@ -112,7 +112,7 @@ def begin_timed(setting: Setting, **changes: Any) -> tuple[Trainer, PrepareBatch
     The images are brought to the device once for all.
     """
     params = timed(setting, **changes)
-    return begin_steps(setting.split, params, _find_resident(setting.prepared, setting.device))
+    return begin_steps(setting.split, params, find_resident(setting.prepared, setting.device))
 
 
 def timed(setting: Setting, **changes: Any) -> Params:
@@ -122,7 +122,7 @@ def timed(setting: Setting, **changes: Any) -> Params:
 
 
 @cache
-def _find_resident(prepared: Path, device: torch.device) -> ResidentImages | None:
+def find_resident(prepared: Path, device: torch.device) -> ResidentImages | None:
     """Return all training images on the device; None where they do not fit."""
     params = load_params(PARAMS)
     images = TrainingImages(PreparedSplit.open(prepared), params.contrast, params.size, params.train.balance_types)
@@ -183,14 +183,16 @@ def time_on(device: torch.device, work: Callable[[], Any]) -> float:
 
 @contextmanager
 def most_memory(device: torch.device) -> Iterator[list[float]]:
-    """Yield a list that gets the most GiB that tensors took on the device within the block; nothing on a CPU."""
+    """Yield a list that gets the most GiB by which tensors on the device grew within the block; nothing on a CPU."""
     found: list[float] = []
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    if device.type != "cuda":
+        yield found
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     yield found
-    if device.type == "cuda":
-        found.append(torch.cuda.max_memory_allocated(device) / 2**30)
+    found.append((torch.cuda.max_memory_allocated(device) - before) / 2**30)
 
 
 def describe_device(device: torch.device) -> str:

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from pipeline.compose import write_composed
 from pipeline.errors import InputError
 from pipeline.unet.weights import read_weights
 from tests.gpu import __main__ as command
-from tests.gpu import setting
+from tests.gpu import right, setting
 from tests.gpu.results import Results, Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +70,40 @@ def test_a_part_that_fails_is_said_and_the_next_is_asked(tmp_path: Path, capsys:
     assert "**missed**: why: failed: RuntimeError: out of paper" in text
     assert "| 1 |" in text
     assert json.loads((tmp_path / "results.json").read_text())["device"] == "a device"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "what"),
+    [
+        (right, "encode_targets", "foreground and boundary"),
+        (right, "cut_windows", "tiles cut from resident images"),
+        (right, "paper_weight_map", "weight map"),
+    ],
+)
+def test_what_the_device_computes_otherwise_is_missed(
+    tiny: setting.Setting, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, what: str
+) -> None:
+    function, calls = getattr(owner, name), []
+
+    def other(*arguments: Any) -> Any:
+        calls.append(arguments)
+        result = function(*arguments)
+        return result if len(calls) % 2 else _add(result, 1)
+
+    monkeypatch.setattr(owner, name, other)
+    missed = right.compare_with_cpu(tiny).missed
+    assert any(line.startswith(f"{what}: ") for line in missed), missed
+
+
+def _add(result: Any, number: int) -> Any:
+    return tuple(part + number for part in result) if isinstance(result, tuple) else result + number
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[setting.Setting]:
+    threads = torch.get_num_threads()
+    yield setting.make_setting("cpu", True, tmp_path_factory.mktemp("gpu"), 60)
+    torch.set_num_threads(threads)
 
 
 def test_without_cuda_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
