@@ -147,7 +147,7 @@ class RuntimeParams(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"]  # auto: CUDA if there is one, else the CPU; mps is not tested
     threads: Natural  # CPU threads of torch; a parameter, since it decides the last bits of the weights
-    precision: Literal["auto", "bf16", "fp16", "fp32"]  # auto: bf16 where it is native, else fp16, on a CPU fp32
+    precision: Literal["auto", "bf16", "fp16", "fp32"]  # auto: bf16 where native, else fp16 (GPU) or fp32 (CPU)
     channels_last: bool
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from tests.gpu.results import Ask, Results, Table
 
@@ -61,15 +62,34 @@ def main() -> None:
     with one_line_errors():
         setting = make_setting(arguments.device, arguments.tiny, arguments.scratch, 60 * arguments.minutes)
     head = ON_A_CPU if setting.device.type == "cpu" else ON_A_GPU
-    results = Results(arguments.results, head, describe_device(setting.device))
-    for part in arguments.only:
+    results = Results(arguments.results, head, describe_device(setting.device), arguments.only)
+    for number, part in enumerate(arguments.only):
         print(f"== {part}", flush=True)
-        for title, ask in importlib.import_module(f"tests.gpu.{part}").questions(setting):
-            results.add(part, *answer(title, ask))
+        is_broken = ask_part(part, setting, results)
+        if is_broken and (rest := arguments.only[number + 1 :]):
+            # After an error of CUDA's own nothing runs in this process any more.
+            minutes = str(max(0.0, setting.seconds_left / 60))
+            sizes = ["--device", arguments.device, *(["--tiny"] if arguments.tiny else []), "--minutes", minutes]
+            places = ["--results", str(arguments.results), "--scratch", str(arguments.scratch)]
+            os.execv(sys.executable, [sys.executable, "-m", "tests.gpu", *sizes, *places, "--only", *rest])
     for what in results.missed:
         print(f"missed: {what}", file=sys.stderr)
     print(f"written: {arguments.results / 'results.md'}; the run: {setting.run}")
     sys.exit(1 if results.missed else 0)
+
+
+def ask_part(part: str, setting: Any, results: Results) -> bool:
+    """Ask the questions of a part, and say whether an error of CUDA's own ended it."""
+    try:
+        for title, ask in importlib.import_module(f"tests.gpu.{part}").questions(setting):
+            table, seconds = answer(title, ask)
+            results.add(part, table, seconds)
+            if any("CUDA error" in what for what in table.missed):
+                return True
+    except Exception as error:  # whatever it is: the next part may run
+        traceback.print_exc()
+        results.add(part, Table(part, [], [], missed=[f"failed: {type(error).__name__}: {str(error)[:300]}"]), 0)
+    return False
 
 
 def answer(title: str, ask: Ask) -> tuple[Table, float]:

@@ -10,90 +10,126 @@ import pandas as pd
 import yaml
 
 from pipeline.files import write_json, write_text
+from pipeline.folds.watch import HeldOutWatch
 from pipeline.params import Params, load_params
 from pipeline.stages import size as size_stage
 from pipeline.stages import train as train_stage
 from pipeline.unet.size import extract_features
 from pipeline.unet.weights import halve_weights
+from tests.benchmarks.loops import begin_steps
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import PARAMS, Setting, begin_timed, time_on
+from tests.gpu.setting import PARAMS, Setting, begin_timed, small_crops, time_on, timed
 
 _LARGEST_MB = 12.0
-_LOOKS, _SHOWN = 5, 50  # at the held-out fold: how often, and at how many images
-# The share of the time for looks at the held-out fold, and for what was not foreseen.
-_RESERVE = 0.25
+_LOOKS, _SHOWN = 4, 32  # at the held-out fold: how often, and at how many images
+_RESERVE_S = 20.0  # for what was not foreseen
 
 
 def questions(setting: Setting) -> Questions:
-    """Yield what is asked."""
-    yield "all folds in the time that is left", partial(train_all, setting)
+    """Yield what is asked: all networks first, since a CPU can fit the readers of sizes too."""
+    run = _Run(setting)
+    yield "how many epochs there is time for", run.fit_schedule
+    for fold in setting.params.folds.ids:
+        yield f"fold {fold}", partial(run.train, fold)
+    for fold in setting.params.folds.ids:
+        yield f"sizes, fold {fold}", partial(run.fit_sizes, fold)
 
 
-def train_all(setting: Setting) -> Table:
-    """Train every fold, halve its weights, fit its size reader, and note its curve."""
-    params = fit_schedule(setting)
-    run, folds = setting.run, setting.run / "folds.csv"
-    # Whoever goes on with the run has another number of cores.
-    written = params.model_copy(update={"housekeeping": load_params(PARAMS).housekeeping})
-    write_text(run / "params.yaml", yaml.safe_dump(written.model_dump(mode="json"), sort_keys=False))
-    rows, missed, curves = [], [], {}
-    for fold in params.folds.ids:
+def choose_epochs(left_s: float, folds: int, other_s: float, epoch_s: float, most: int) -> int:
+    """Return how many epochs each of some folds has time for, from 2 to `most`.
+
+    Args:
+        left_s: the time for all of it.
+        folds: how many there are, one after another.
+        other_s: what a fold takes beside its epochs.
+        epoch_s: what an epoch takes.
+        most: the epochs of a whole training.
+    """
+    return max(2, min(most, int((left_s - _RESERVE_S - folds * other_s) / (folds * epoch_s))))
+
+
+class _Run:
+    """The folds of one run, with a schedule that all of them have time for."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting, self._run, self._folds = setting, setting.run, setting.run / "folds.csv"
+        self._params: Params | None = None
+
+    def fit_schedule(self) -> Table:
+        """Time everything that a fold takes, and choose the number of epochs."""
+        setting, device, params = self._setting, self._setting.device, timed(self._setting)
+        count, train, size = setting.steps(20), setting.params.train, params.size
         begin = time.monotonic()
-        weights, history = run / "weights" / f"{fold}.safetensors", run / "history" / f"{fold}.csv"
-        noted = train_stage.main(setting.prepared, folds, fold, weights, history, setting.scratch / "resume", params)
+        trainer, prepare, batches = begin_steps(setting.folded.outside(0), params)
+        trainer.take_step(next(batches), prepare)
+        setup_s = time.monotonic() - begin
+        steps_s = []
+        for loop in ((trainer, prepare, batches), begin_timed(setting, **small_crops(setting))):
+
+            def take_steps(loop: tuple = loop) -> None:
+                for _ in range(count):
+                    loop[0].take_step(next(loop[2]), loop[1])
+
+            time_on(device, take_steps)  # a warm-up
+            steps_s.append(time_on(device, take_steps) / count)
+        shown = min(_SHOWN, params.housekeeping.score_images)
+        often = params.housekeeping.model_copy(update={"score_every_epochs": 1, "score_images": shown})
+        watch = HeldOutWatch(setting.folded.inside(0), params.recipe, params.predict, params.decode, often)
+        look_s = time_on(device, lambda: watch(trainer.ema, train.steps_per_epoch))
+        split = setting.split
+        read = [split.image(image_id) for image_id in split.image_ids[:: max(1, len(split) // 24)]]
+
+        def read_sizes() -> None:
+            for image in read:
+                extract_features(trainer.ema, image, 1.0, size.window_px, trainer.runtime)
+
+        sizes_s = time_on(device, read_sizes) / len(read) * size.looks * len(split)
+        other_s, epoch_s = setup_s + _LOOKS * look_s + sizes_s, sum(steps_s) / 2 * train.steps_per_epoch
+        epochs = choose_epochs(setting.seconds_left, len(params.folds.ids), other_s, epoch_s, train.epochs)
+        self._params = setting.changed(
+            train__epochs=epochs,
+            housekeeping__score_every_epochs=-(-epochs // _LOOKS),
+            housekeeping__score_images=shown,
+        )
+        # Whoever goes on with the run has another number of cores.
+        written = self._params.model_copy(update={"housekeeping": load_params(PARAMS).housekeeping})
+        text = yaml.safe_dump(written.model_dump(mode="json"), sort_keys=False)
+        write_text(self._run / "params.yaml", text)
+        rows = [
+            ["begin a fold", f"{setup_s:.1f} s"],
+            ["a step of large crops, of small ones", ", ".join(f"{1e3 * seconds:.1f} ms" for seconds in steps_s)],
+            [f"a look at {shown} held-out images", f"{look_s:.1f} s"],
+            ["read sizes for a fold", f"{sizes_s:.1f} s"],
+            ["epochs", f"{epochs} of {train.epochs}, each {train.steps_per_epoch} steps of {train.batch} crops"],
+        ]
+        return Table("How many epochs there is time for", ["what", "takes"], rows, data={"epochs": epochs})
+
+    def train(self, fold: int) -> Table:
+        """Train a fold, halve its weights, and note its curve."""
+        params, setting = self._params, self._setting
+        if params is None:
+            raise RuntimeError("no schedule was found")
+        weights, history = self._run / "weights" / f"{fold}.safetensors", self._run / "history" / f"{fold}.csv"
+        resume = setting.scratch / "resume"
+        noted = train_stage.main(setting.prepared, self._folds, fold, weights, history, resume, params)
         halve_weights(weights)
-        reader = run / "sizes" / f"{fold}.safetensors"
-        size_stage.main(setting.prepared, folds, run / "weights", fold, reader, params)
-        write_json(run / "journal" / f"train.{fold}.json", noted)
-        looks = pd.read_csv(history)
-        looks = looks.assign(seconds=noted["epoch_seconds"])[["seconds", "val_map"]].dropna()
-        curves[fold] = looks.round(4).to_numpy().tolist()
-        megabytes = max(path.stat().st_size for path in (weights, reader)) / 1e6
-        if megabytes > _LARGEST_MB:
-            missed.append(f"fold {fold}: a file of {megabytes:.1f} MB, more than {_LARGEST_MB:.0f}")
-        last = f"{looks['val_map'].iloc[-1]:.3f}" if len(looks) else ""
-        curve = ", ".join(f"{seconds:.0f} s: {score:.3f}" for seconds, score in curves[fold])
-        rows.append([str(fold), last, curve, f"{megabytes:.1f} MB", f"{time.monotonic() - begin:.0f} s"])
-    steps = params.train.epochs * params.train.steps_per_epoch
-    return Table(
-        f"All folds: {params.train.epochs} epochs, {steps} steps of {params.train.batch} crops",
-        ["fold", "last mAP", "held-out mAP while training", "weights", "all of it"],
-        rows,
-        missed,
-        f"mAP of {params.housekeeping.score_images} held-out images at most, with one view, their true sizes and a "
-        "decoding that was not searched; the cross-validation is what the stages make of the weights.",
-        {"epochs": params.train.epochs, "curves": curves},
-    )
+        write_json(self._run / "journal" / f"train.{fold}.json", noted)
+        looks = pd.read_csv(history).assign(seconds=noted["epoch_seconds"])[["seconds", "val_map"]].dropna()
+        curve = looks.round(4).to_numpy().tolist()
+        megabytes = weights.stat().st_size / 1e6
+        missed = [f"fold {fold}: weights of {megabytes:.1f} MB, more than {_LARGEST_MB:.0f}"]
+        rows = [[f"{seconds:.0f} s", f"{score:.3f}"] for seconds, score in curve]
+        note = f"Weights of {megabytes:.1f} MB. mAP with one view, true sizes and a decoding that was not searched."
+        data = {"curve": curve, "seconds": noted["seconds"]}
+        header = ["training", "held-out mAP"]
+        return Table(f"Fold {fold}", header, rows, missed if megabytes > _LARGEST_MB else [], note, data)
 
-
-def fit_schedule(setting: Setting) -> Params:
-    """Return the parameters with as many epochs as the folds have time for, at most those of `train=gpu`."""
-    trainer, prepare, batches = begin_timed(setting)
-    count, train, size = setting.steps(20), setting.params.train, setting.params.size
-
-    def take_steps() -> None:
-        for _ in range(count):
-            trainer.take_step(next(batches), prepare)
-
-    time_on(setting.device, take_steps)  # a warm-up
-    step_s = time_on(setting.device, take_steps) / count
-    trainer.model.eval()
-    split = setting.split
-    looked_at = [split.image(image_id) for image_id in split.image_ids[::100]]
-
-    def look() -> None:
-        for image in looked_at:
-            extract_features(trainer.model, image, 1.0, size.window_px, trainer.runtime)
-
-    time_on(setting.device, look)
-    look_s = time_on(setting.device, look) / len(looked_at)
-    folds = len(setting.params.folds.ids)
-    # Each image is looked at by all readers but one.
-    sizes_s = look_s * size.looks * len(split) * (folds - 1)
-    seconds = (setting.seconds_left - sizes_s) * (1 - _RESERVE) / folds
-    epochs = max(2, min(train.epochs, int(seconds / (step_s * train.steps_per_epoch))))
-    return setting.changed(
-        train__epochs=epochs,
-        housekeeping__score_every_epochs=max(1, -(-epochs // _LOOKS)),
-        housekeeping__score_images=min(_SHOWN, setting.params.housekeeping.score_images),
-    )
+    def fit_sizes(self, fold: int) -> Table:
+        """Fit the reader of sizes of a fold, where there is time."""
+        setting, out = self._setting, self._run / "sizes" / f"{fold}.safetensors"
+        if self._params is None or setting.seconds_left < 0:
+            note = "No time left: `dvc repro` fits it from the weights."
+            return Table(f"Sizes, fold {fold}", [], [], note=note)
+        size_stage.main(setting.prepared, self._folds, self._run / "weights", fold, out, self._params)
+        rows = [[out.name, f"{out.stat().st_size / 1e3:.1f} kB"]]
+        return Table(f"Sizes, fold {fold}", ["reader", "size"], rows)

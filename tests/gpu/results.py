@@ -1,7 +1,7 @@
 """What `make gpu` found: tables, written to results.json and results.md as soon as each is there."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,44 +35,46 @@ Questions = Iterator[tuple[str, Ask]]
 
 
 class Results:
-    """The tables of a run, by part, and the files that they are written to after each.
+    """The tables of some parts, and the files that they are written to after each.
 
     Args:
         folder: for results.json and results.md.
         head: lines that results.md begins with.
-        device: what it ran on, in a line.
+        device: what these parts run on, in a line.
+        parts: those that are asked now; what the files have of others stays.
     """
 
-    def __init__(self, folder: Path, head: str, device: str) -> None:
-        self._folder, self._head, self._device = folder, head, device
-        self._tables: dict[str, list[dict[str, Any]]] = {}
+    def __init__(self, folder: Path, head: str, device: str, parts: Iterable[str]) -> None:
+        self._folder, self._head, self._device, self._asked = folder, head, device, list(parts)
         folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "results.json"
+        known = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}
+        self._parts: dict[str, dict[str, Any]] = {part: known[part] for part in known if part not in self._asked}
 
     @property
     def missed(self) -> list[str]:
-        """What is not as it has to be, in all tables."""
-        return [
-            f"{part}: {what}" for part, tables in self._tables.items() for table in tables for what in table["missed"]
-        ]
+        """What is not as it has to be, in the parts that are asked now."""
+        tables = [(part, table) for part in self._asked for table in self._parts.get(part, {"tables": []})["tables"]]
+        return [f"{part}: {what}" for part, table in tables for what in table["missed"]]
 
     def add(self, part: str, table: Table, seconds: float) -> None:
         """Take a table, which took so many seconds to find, and write all there are."""
-        self._tables.setdefault(part, []).append(asdict(table) | {"seconds": round(seconds, 1)})
-        content = {"device": self._device, "parts": self._tables}
-        (self._folder / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        found = self._parts.setdefault(part, {"device": self._device, "tables": []})
+        found["tables"].append(asdict(table) | {"seconds": round(seconds, 1)})
+        (self._folder / "results.json").write_text(
+            json.dumps({"parts": self._parts}, indent=1) + "\n", encoding="utf-8"
+        )
         (self._folder / "results.md").write_text(self._render(), encoding="utf-8")
 
     def _render(self) -> str:
-        lines = ["# What a GPU says", "", self._head, "", f"Made on: {self._device}."]
-        for part, tables in self._tables.items():
-            lines += ["", f"## {part}"]
-            for table in tables:
-                lines += ["", f"### {table['title']}", ""]
+        lines = ["# What a GPU says", "", self._head]
+        for part, found in self._parts.items():
+            lines += ["", f"## {part}", "", f"On: {found['device']}."]
+            for table in found["tables"]:
+                lines += ["", f"### {table['title']} ({table['seconds']} s)", ""]
                 if table["rows"]:
                     lines += ["| " + " | ".join(table["header"]) + " |", "|" + "---|" * len(table["header"])]
                     lines += ["| " + " | ".join(row) + " |" for row in table["rows"]]
-                    lines += [""]
                 lines += [f"- **missed**: {what}" for what in table["missed"]]
-                lines += [table["note"]] if table["note"] else []
-                lines += [f"({table['seconds']} s)"]
+                lines += ["", table["note"]] if table["note"] else []
         return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What the parts of `make gpu` work with: the device, the parameters, the images and their folds, and the time left."""
 
+import gc
 import os
 import platform
 import time
@@ -24,7 +25,7 @@ from pipeline.images.splits import PreparedSplit
 from pipeline.params import Params, SourceParams, load_params
 from pipeline.stages import folds as folds_stage
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.training import Batch, PrepareBatch, Trainer
+from pipeline.unet.training import Batch, PrepareBatch, Trainer, phases_of
 from tests.benchmarks.loops import begin_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,8 +118,16 @@ def begin_timed(setting: Setting, **changes: Any) -> tuple[Trainer, PrepareBatch
 
 def timed(setting: Setting, **changes: Any) -> Params:
     """Return the parameters of timed steps: crops of one size, and a schedule that does not end."""
-    one_size = setting.params.train.crop_px
-    return setting.changed(train__start_crop_px=one_size, train__epochs=10_000, **changes)
+    usual = {"train__start_crop_px": setting.params.train.crop_px, "train__epochs": 10_000}
+    return setting.changed(**(usual | changes))
+
+
+def small_crops(setting: Setting) -> dict[str, int]:
+    """Return what is changed of the parameters for steps of the first half alone."""
+    first = phases_of(setting.params.train)[0]
+    return {
+        "train__start_crop_px": first.crop_px, "train__crop_px": first.crop_px, "train__tile_px": first.tile_px,
+    }  # fmt: skip
 
 
 @cache
@@ -140,7 +149,7 @@ def make_setting(device: str, tiny: bool, scratch: Path, seconds: float) -> Sett
         raise InputError("torch finds no CUDA device; `--device cpu --tiny` tries all of it without one")
     # `auto` is CUDA then, and a CPU can go on with the parameters as they are.
     params = change(load_params(PARAMS), {"runtime__device": "auto" if device == "cuda" else device})
-    params = change(params, {"housekeeping__workers": os.cpu_count() or 1})
+    params = change(params, {"housekeeping__workers": count_cores()})
     if tiny:
         params = change(
             params, {f"{section}__{key}": value for section, keys in _TINY.items() for key, value in keys.items()}
@@ -183,16 +192,23 @@ def time_on(device: torch.device, work: Callable[[], Any]) -> float:
 
 @contextmanager
 def most_memory(device: torch.device) -> Iterator[list[float]]:
-    """Yield a list that gets the most GiB by which tensors on the device grew within the block; nothing on a CPU."""
+    """Yield a list that gets the most GiB by which the device's memory grew within the block; nothing on a CPU."""
     found: list[float] = []
     if device.type != "cuda":
         yield found
         return
+    gc.collect()  # a network whose forward pass was captured holds itself
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    # What is reserved: the pools of CUDA graphs are no allocation of a replay.
+    before = torch.cuda.memory_reserved(device)
     yield found
-    found.append((torch.cuda.max_memory_allocated(device) - before) / 2**30)
+    found.append((torch.cuda.max_memory_reserved(device) - before) / 2**30)
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_device(device: torch.device) -> str:
@@ -203,4 +219,4 @@ def describe_device(device: torch.device) -> str:
         f"{name} {version(name)}" for name in ("torch", "numpy", "segmentation-models-pytorch", "timm")
     )
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{name}{driver}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}; {when}"
+    return f"{name}{driver}, {count_cores()} cores; Python {platform.python_version()}, {packages}; {when}"

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.unet.weights import read_weights
 from tests.gpu import __main__ as command
 from tests.gpu import right, setting
+from tests.gpu.good import choose_epochs
 from tests.gpu.results import Results, Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +44,8 @@ def test_all_parts_run_to_their_end(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "results" / "results.json").read_text())["parts"]
-    assert {part: len(tables) for part, tables in parts.items()} == {"right": 4, "fast": 5, "good": 1}
-    assert all(table["rows"] and not table["missed"] for tables in parts.values() for table in tables)
+    assert {part: len(found["tables"]) for part, found in parts.items()} == {"right": 4, "fast": 5, "good": 1 + 2 + 2}
+    assert all(table["rows"] and not table["missed"] for found in parts.values() for table in found["tables"])
     text = (tmp_path / "results" / "results.md").read_text()
     assert "No GPU was at hand" in text
     # What a CPU goes on with.
@@ -58,18 +59,48 @@ def test_all_parts_run_to_their_end(tmp_path: Path) -> None:
         assert (run / "history" / f"{fold}.csv").is_file()
 
 
-def test_a_part_that_fails_is_said_and_the_next_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fails_is_said_and_the_next_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Table:
         raise RuntimeError("out of paper")
 
-    results = Results(tmp_path, "head", "a device")
-    results.add("one", *command.answer("why", fail))
-    results.add("two", *command.answer("what", lambda: Table("What", ["a"], [["1"]])))
-    assert results.missed == ["one: why: failed: RuntimeError: out of paper"]
+    asked = [("why", fail), ("what", lambda: Table("What", ["a"], [["1"]]))]
+    monkeypatch.setattr("tests.gpu.right.questions", lambda _: iter(asked))
+    monkeypatch.setattr("tests.gpu.good.questions", lambda _: 1 / 0)
+    results = Results(tmp_path, "head", "a device", ["right", "good"])
+    assert not command.ask_part("right", None, results)
+    assert not command.ask_part("good", None, results)
+    assert results.missed == [
+        "right: why: failed: RuntimeError: out of paper",
+        "good: failed: ZeroDivisionError: division by zero",
+    ]
     text = (tmp_path / "results.md").read_text()
     assert "**missed**: why: failed: RuntimeError: out of paper" in text
     assert "| 1 |" in text
-    assert json.loads((tmp_path / "results.json").read_text())["device"] == "a device"
+    # Another part, later and elsewhere: what is known of these stays.
+    later = Results(tmp_path, "head", "another device", ["fast"])
+    later.add("fast", Table("Fast", ["b"], [["2"]]), 1.0)
+    assert later.missed == []
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert [parts[name]["device"] for name in ("right", "good", "fast")] == ["a device", "a device", "another device"]
+
+
+def test_an_error_of_cuda_s_own_ends_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Table:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    asked = [("why", fail), ("never", lambda: pytest.fail("asked"))]
+    monkeypatch.setattr("tests.gpu.right.questions", lambda _: iter(asked))
+    assert command.ask_part("right", None, Results(tmp_path, "", "", ["right"]))
+
+
+@pytest.mark.parametrize(
+    ("left_s", "other_s", "epoch_s", "epochs"),
+    [(320.0, 10.0, 5.0, 10), (320.0, 50.0, 5.0, 2), (-40.0, 10.0, 5.0, 2), (1e6, 10.0, 5.0, 80)],
+)
+def test_epochs_are_those_that_the_folds_have_time_for(
+    left_s: float, other_s: float, epoch_s: float, epochs: int
+) -> None:
+    assert choose_epochs(left_s, 5, other_s, epoch_s, 80) == epochs
 
 
 @pytest.mark.parametrize(
