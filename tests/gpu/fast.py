@@ -1,7 +1,6 @@
 """Is it fast: the training step against SMP's own loop, its parts and variants, and prediction against a plain loop."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -152,7 +151,8 @@ def try_batches(setting: Setting) -> Table:
     for batch in BATCHES[:2] if setting.tiny else BATCHES:
         count = 2 if setting.tiny else batch
         try:
-            step, memory = _time_loop(setting, OurLoop(setting, setting.steps(10), train__batch=count))
+            make = partial(OurLoop, setting, setting.steps(10), train__batch=count)
+            step, _, memory = _time_loop(setting, make)
         except torch.OutOfMemoryError:
             rows.append([str(batch), "out of memory", "", ""])
             break
@@ -161,12 +161,13 @@ def try_batches(setting: Setting) -> Table:
     return Table("Sizes of batches: Lite0", ["crops", "step", "images per second", "GiB"], rows, data=data)
 
 
-def _time_loop(setting: Setting, loop: OurLoop) -> tuple[float, str]:
-    """Return the seconds of a step after a warm-up, and the GiB that it takes."""
+def _time_loop(setting: Setting, make: Callable[[], OurLoop]) -> tuple[float, float, str]:
+    """Return the seconds of a step, those of the first steps together, and the GiB that all of it takes."""
     with most_memory(setting.device) as memory:
-        time_on(setting.device, loop)
-        seconds = [time_on(setting.device, loop) / loop.steps for _ in range(1 if setting.tiny else 3)]
-    return statistics.median(seconds), f"{memory[0]:.2f}" if memory else ""
+        loop = make()
+        first_s = time_on(setting.device, loop)
+    seconds = [time_on(setting.device, loop) / loop.steps for _ in range(1 if setting.tiny else 3)]
+    return statistics.median(seconds), first_s, f"{memory[0]:.2f}" if memory else ""
 
 
 def try_variants(setting: Setting) -> Table:
@@ -191,23 +192,23 @@ def try_variants(setting: Setting) -> Table:
             rows.append([name, "", "", "", "no time left"])
             continue
         try:
-            loop = OurLoop(setting, setting.steps(10), **changes)
-            if change:
-                change(loop.trainer)
-            begin = time.perf_counter()
-            time_on(setting.device, loop)
-            first = time.perf_counter() - begin
-            seconds[name], memory = _time_loop(setting, loop)
-            del loop
+            seconds[name], first_s, memory = _time_loop(setting, partial(_make_variant, setting, changes, change))
         except Exception as error:  # one that does not run is what was to be learnt
             if "CUDA error" in str(error):
                 raise
             rows.append([name, "", "", "", f"{type(error).__name__}: {str(error)[:120]}"])
             continue
         gain = f"{seconds[_USUAL] / seconds[name]:.2f}x" if _USUAL in seconds else ""
-        rows.append([name, f"{1e3 * seconds[name]:.1f} ms", gain, memory, f"first steps: {first:.0f} s"])
+        rows.append([name, f"{1e3 * seconds[name]:.1f} ms", gain, memory, f"first steps: {first_s:.0f} s"])
     note = "Ratios are of images per second, over the first row's."
     return Table("Variants of the step: Lite0", ["variant", "step", "gain", "GiB", ""], rows, note=note, data=seconds)
+
+
+def _make_variant(setting: Setting, changes: dict[str, Any], change: Callable[[Trainer], None] | None) -> OurLoop:
+    loop = OurLoop(setting, setting.steps(10), **changes)
+    if change:
+        change(loop.trainer)
+    return loop
 
 
 def _capture(trainer: Trainer) -> None:
