@@ -40,16 +40,20 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="that all of it may take; default: %(default)s")
     parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent, metavar="DIR", help="for results.md and .json"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="for results.md and .json; default: tests/gpu, with --tiny SCRATCH, so that figures of a GPU stay",
     )
     parser.add_argument(
         "--scratch",
         type=Path,
         default=Path(".resume/gpu"),
-        metavar="DIR",
+        metavar="SCRATCH",
         help="for images and the run; default: %(default)s",
     )
     arguments = parser.parse_args()
+    folder = arguments.results or (arguments.scratch if arguments.tiny else Path(__file__).parent)
     from pipeline.errors import one_line_errors
     from pipeline.folds import training
     from tests.gpu.setting import describe_device, make_setting
@@ -62,7 +66,7 @@ def main() -> None:
     with one_line_errors():
         setting = make_setting(arguments.device, arguments.tiny, arguments.scratch, 60 * arguments.minutes)
     head = ON_A_CPU if setting.device.type == "cpu" else ON_A_GPU
-    results = Results(arguments.results, head, describe_device(setting.device), arguments.only)
+    results = Results(folder, head, describe_device(setting), arguments.only)
     for number, part in enumerate(arguments.only):
         print(f"== {part}", flush=True)
         is_broken = ask_part(part, setting, results)
@@ -70,11 +74,11 @@ def main() -> None:
             # After an error of CUDA's own nothing runs in this process any more.
             minutes = str(max(0.0, setting.seconds_left / 60))
             sizes = ["--device", arguments.device, *(["--tiny"] if arguments.tiny else []), "--minutes", minutes]
-            places = ["--results", str(arguments.results), "--scratch", str(arguments.scratch)]
+            places = ["--results", str(folder), "--scratch", str(arguments.scratch)]
             os.execv(sys.executable, [sys.executable, "-m", "tests.gpu", *sizes, *places, "--only", *rest])
     for what in results.missed:
         print(f"missed: {what}", file=sys.stderr)
-    print(f"written: {arguments.results / 'results.md'}; the run: {setting.run}")
+    print(f"written: {folder / 'results.md'}; the run: {setting.run}")
     sys.exit(1 if results.missed else 0)
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -93,16 +94,14 @@ def compare_training(setting: Setting, name: str, encoder: str) -> Table:
     runtime = replace(ours.trainer.runtime, channels_last=False)
     plain = timed(setting, **network_of(encoder), augment__backend="albumentations")
     workers = 1 if setting.tiny else _SMP_WORKERS
-    with most_memory(device) as its_memory:
-        theirs = SmpLoop(setting.split, plain, runtime, workers, steps)
-        time_on(device, theirs)
-    try:
+    with ExitStack() as stack:  # its workers end with it, whatever happens
+        with most_memory(device) as its_memory:
+            theirs = stack.enter_context(closing(SmpLoop(setting.split, plain, runtime, workers, steps)))
+            time_on(device, theirs)
         theirs_s = [time_on(device, theirs) / steps]
         for _ in range(runs - 1):
             ours_s.append(time_on(device, ours) / steps)
             theirs_s.append(time_on(device, theirs) / steps)
-    finally:
-        theirs.close()
     ratios = [theirs / ours for ours, theirs in zip(ours_s, theirs_s, strict=True)]
     step, its_step, ratio = statistics.median(ours_s), statistics.median(theirs_s), statistics.median(ratios)
     share = prepare_s / step

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,12 +27,12 @@ from pipeline.params import AugmentParams, Params
 from pipeline.unet.losses import build_loss
 from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.training import Batch, Trainer
+from pipeline.unet.training import Batch, PrepareBatch, Trainer
 from pipeline.unet.weights import read_weights
 from tests.benchmarks.loops import begin_steps, prepare_once
 from tests.gpu.fake import follow_from_loss, follow_to_loss
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, begin_timed, synchronize
+from tests.gpu.setting import Setting, begin_timed, synchronize, time_on
 
 # What is computed in float32 differs by sums in another order. As training runs, matrix products and convolutions may
 # take TF32, with 10 bits behind the point, as fp16 has; bf16 has 7.
@@ -228,7 +227,7 @@ def watch_syncs(setting: Setting) -> Table:
             missed.append(f"{precision}: the host waits: {waits}")
         rows.append([f"cutting, augmentation, targets and a step in {precision}", "4 steps", waits])
     note = ""
-    if setting.device.type != "cuda":
+    if setting.device.type != "cuda":  # the steps above were a rehearsal, and say nothing
         recipe = setting.params.recipe
         rows = [
             ["a fake CUDA device: from cutting tiles to the loss", f"{follow_to_loss(recipe)[1]} calls", "none"],
@@ -318,7 +317,8 @@ def price_determinism(setting: Setting) -> Table:
     trainer, prepare, batches = begin_timed(setting)
     batch = next(batches)
     made = prepare_once(batch, prepare, trainer)
-    inputs, targets, _ = made(*batch, trainer.generator)  # type: ignore[misc]
+    inputs, targets, _ = made(*batch, trainer.generator)
+    inputs = inputs.contiguous(memory_format=trainer.runtime.memory_format)
 
     def gradient() -> list[Tensor]:
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -379,16 +379,15 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def _time_steps(setting: Setting, trainer: Trainer, batch: Batch, made: Any, deterministic: bool) -> float:
+def _time_steps(setting: Setting, trainer: Trainer, batch: Batch, made: PrepareBatch, deterministic: bool) -> float:
     """Return the seconds of a step."""
-    seconds = []
+    count = setting.steps(5)
+
+    def take_steps() -> None:
+        for _ in range(count):
+            trainer.take_step(batch, made)
+
     with _deterministic() if deterministic else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(2 if setting.tiny else 6):
-            synchronize(setting.device)
-            begin = time.perf_counter()
-            for _ in range(setting.steps(5)):
-                trainer.take_step(batch, made)
-            synchronize(setting.device)
-            seconds.append((time.perf_counter() - begin) / setting.steps(5))
-    return statistics.median(seconds[1:])
+        time_on(setting.device, take_steps)  # a warm-up
+        return statistics.median(time_on(setting.device, take_steps) / count for _ in range(1 if setting.tiny else 5))

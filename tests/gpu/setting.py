@@ -158,17 +158,13 @@ def make_setting(device: str, tiny: bool, scratch: Path, seconds: float) -> Sett
     if not is_packed:
         params = change(params, {"data__dir": SAMPLE})
     setting = Setting(start_runtime(params.runtime).device, params, tiny, scratch, deadline)
-    sources = {name: SourceParams(archive=PACK.name, layout="packed", labels=None) for name in params.data.sources}
+    sources, archives = params.data.sources, ROOT / SAMPLE
+    if is_packed:
+        sources = {name: SourceParams(archive=PACK.name, layout="packed", labels=None) for name in sources}
+        archives = PACK.parent
     for folder in (setting.prepared, setting.run):
         folder.mkdir(parents=True, exist_ok=True)
-    prepare_split(
-        sources if is_packed else params.data.sources,
-        PACK.parent if is_packed else ROOT / SAMPLE,
-        setting.prepared,
-        True,
-        params.data,
-        params.housekeeping,
-    )
+    prepare_split(sources, archives, setting.prepared, True, params.data, params.housekeeping)
     folds_stage.main(setting.prepared, setting.run, params)
     return setting
 
@@ -211,12 +207,14 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_device(device: torch.device) -> str:
-    """Return device, versions and date in one line."""
+def describe_device(setting: Setting) -> str:
+    """Return device, versions and date in one line, and whether anything was measured."""
+    device = setting.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
     driver = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "numpy", "segmentation-models-pytorch", "timm")
     )
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{name}{driver}, {count_cores()} cores; Python {platform.python_version()}, {packages}; {when}"
+    tiny = "; tiny sizes, which measure nothing" if setting.tiny else ""
+    return f"{name}{driver}, {count_cores()} cores; Python {platform.python_version()}, {packages}; {when}{tiny}"
