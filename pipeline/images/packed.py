@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
 from pipeline.images.archive import list_entries, open_archive, read_entry
-from pipeline.images.raw import Problem, decode_image, to_rgb
+from pipeline.images.raw import Problem, decode_image, decode_sized, to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.images.store import Pack
 from pipeline.images.table import CURE, PROBLEM_COLUMNS, read_table
@@ -209,21 +209,10 @@ def _decode_webp(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
     if len(data) < 25 or (data[:4], data[8:16], data[20]) != (b"RIFF", b"WEBPVP8L", 0x2F):
         raise InputError(f"{name}: no lossless WebP ({data[:16]!r}); {_PACK_AGAIN}")
     bits = int.from_bytes(data[21:25], "little")
-    height, width = (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    if height * width > max_pixels:
-        raise InputError(
-            f"{name}: its header says {height} x {width} px, more than max_pixels = {max_pixels}; "
-            "raise housekeeping.max_pixels if the image is real"
-        )
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise InputError(f"{name}: does not decode ({shorten(error.err)}); {_PACK_AGAIN}") from error
-    if array is None:
-        raise InputError(f"{name}: does not decode as an image; {_PACK_AGAIN}")
-    if array.shape != (height, width, 3) or array.dtype != np.uint8:
-        raise InputError(f"{name}: decodes to {array.shape} {array.dtype}, not to {height} x {width} px; {_PACK_AGAIN}")
-    return cv2.cvtColor(array, cv2.COLOR_BGR2RGB, dst=array)
+    array = decode_sized(data, name, ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1), max_pixels)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise InputError(f"{name}: decodes to {array.shape} {array.dtype}, not to RGB; {_PACK_AGAIN}")
+    return array
 
 
 def _decode_labels(data: bytes, name: str, shape: tuple[int, int], max_pixels: int) -> NDArray[np.uint16]:

@@ -74,6 +74,16 @@ def decode_image(data: bytes, name: str, max_pixels: int) -> NDArray[Any]:
         height, width = _read_jpeg_size(data, name)
     else:
         raise InputError(f"{name}: does not decode: neither PNG nor JPEG ({data[:4]!r}); convert or replace the file")
+    return decode_sized(data, name, (height, width), max_pixels)
+
+
+def decode_sized(data: bytes, name: str, size: tuple[int, int], max_pixels: int) -> NDArray[Any]:
+    """Decode an image file whose header says `size`, (H, W), as `decode_image` does, of any format of OpenCV's.
+
+    Raises:
+        InputError: the file is damaged, empty, of another size, or larger than `max_pixels`.
+    """
+    height, width = size
     if height * width > max_pixels:
         raise InputError(
             f"{name}: its header says {height} x {width} px, more than max_pixels = {max_pixels}; "
