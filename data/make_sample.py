@@ -29,7 +29,8 @@ from pipeline.files import atomic_path
 from pipeline.folds.groups import group_images
 from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
 from pipeline.images.competition import read_image
-from pipeline.images.raw import crop_mask, decode_image
+from pipeline.images.masks import crop_mask
+from pipeline.images.raw import decode_image
 from pipeline.images.source import Source
 from pipeline.nuclei.rle import encode_label_map
 from pipeline.progress import track

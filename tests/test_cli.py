@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.images.archive import index_archive, open_archive
-from pipeline.images.raw import crop_mask, decode_image
+from pipeline.images.masks import crop_mask
+from pipeline.images.raw import decode_image
 from pipeline.kaggle.upload import LeaderboardScore
 from pipeline.nuclei.rle import decode_rle
 from pipeline.nuclei.solution import read_solution

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
 from pipeline.images.mask_png import UsedRows, decode_used_rows
-from pipeline.images.raw import Mask, Problem, crop_mask, decode_image, merge_masks, to_rgb
+from pipeline.images.masks import Mask, Problem, crop_mask, merge_masks
+from pipeline.images.raw import decode_image, to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.parallel import map_in_order
 from pipeline.progress import track

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
 from pipeline.images.archive import list_entries, open_archive, read_entry
-from pipeline.images.raw import Problem, decode_image, decode_sized, to_rgb
+from pipeline.images.masks import Problem
+from pipeline.images.raw import decode_image, decode_sized, to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.images.store import Pack
 from pipeline.images.table import CURE, PROBLEM_COLUMNS, read_table

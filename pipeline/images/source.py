@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.images.image_type import classify_image_type
-from pipeline.images.raw import Problem
+from pipeline.images.masks import Problem
 
 
 @dataclass(frozen=True)
