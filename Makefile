@@ -3,6 +3,10 @@
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
 	$$name -c '$(IS_SUPPORTED)' 2> /dev/null && command -v $$name && break; done)
+# Windows sets OS in its own shells; WSL is a Linux.
+ifeq ($(OS),Windows_NT)
+$(error this runs on Linux and macOS; on Windows, run it in WSL, https://learn.microsoft.com/windows/wsl)
+endif
 VENV := .venv
 READY := $(VENV)/.ready
 # DVC starts its stages through a shell: they must find this environment's python.
@@ -11,7 +15,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # DVC's own cache holds pickles; by default it lies where every user of the machine may write.
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
-.PHONY: help repro test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
+.PHONY: help repro tell-dvc-of-git test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
@@ -27,10 +31,20 @@ help:
 	@echo "make clean     remove the environment"
 
 # DVC writes a lock file in place, and refuses to run where a kill cut it short.
-repro: $(READY)
+repro: $(READY) tell-dvc-of-git
 	@python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm -f .dvc/tmp/rwlock
 	dvc repro
 	@python -m pipeline summary
+
+# GitHub's "Download ZIP" holds no repository. DVC needs to be told, or takes one that the folder happens to lie in.
+tell-dvc-of-git: $(READY)
+	@if test -e .git || git ls-files --error-unmatch dvc.yaml > /dev/null 2>&1; then \
+		! grep -qs no_scm .dvc/config.local || dvc config --local --unset core.no_scm; \
+	else \
+		dvc config --local core.no_scm true; \
+		echo 'no git repository here, so no `dvc exp` and no revisions to compare with;' \
+			'`git init && git add . && git commit -m start` makes one'; \
+	fi
 
 test: $(READY)
 	python -m pytest

@@ -4,6 +4,7 @@ Each command imports what it needs when it is called, so that `--help` answers a
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,9 @@ UNETS = sorted(path.stem for path in (Path(__file__).parent / "conf" / "unet").g
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` (default: the command line) name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text in the stream's encoding
     parsed = make_parser().parse_args(arguments)
     with one_line_errors():
         try:
@@ -76,10 +80,16 @@ def make_parser() -> argparse.ArgumentParser:
     check.set_defaults(call=_check)
 
     predict = commands.add_parser("predict", help="find the nuclei in images of your own")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF, 8 or 16 bit")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or TIFF")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where label maps and tables go")
     predict.add_argument(
         "--run", type=Path, default=Path(), metavar="DIR", help="checkout of a trained run; default: the current folder"
+    )
+    predict.add_argument(
+        "--channel",
+        type=int,
+        metavar="N",
+        help="of files with several channels, take this one alone, counted from 0",
     )
     predict.set_defaults(call=_predict)
 
@@ -148,7 +158,8 @@ def _summary(_: argparse.Namespace) -> None:
         + ("" if card["lb_map"] is None else f"; scored {card['lb_map']:.4f}")
     )
     if card["wall_s"] is not None:
-        print(f"made in {card['wall_s'] / 60:.0f} min on {card['device']}, at revision {card['revision']}")
+        revision = "" if card["revision"] is None else f", at revision {card['revision']}"
+        print(f"made in {card['wall_s'] / 60:.0f} min on {card['device']}{revision}")
     print(f"submission: {SUBMISSIONS / 'submission.csv'}\nreport:     {SUBMISSIONS / 'report.html'}")
 
 
@@ -190,19 +201,23 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
     from pipeline.params import load_params
-    from pipeline.predict.segment import check_paths, check_run, load_segmenter, segment_files
+    from pipeline.predict.paths import check_out, check_run, choose_images
+    from pipeline.predict.segment import load_segmenter, segment_files
 
     folds = arguments.run / FOLDS
     check_run(folds)
-    check_paths(arguments.images)
+    images = choose_images(arguments.images)
+    check_out(arguments.out)
     params = load_params(arguments.run / PARAMS)
-    segmenter = load_segmenter(
-        folds, params.folds.ids, params.contrast, params.unet, params.runtime, params.size, params.predict,
-        params.select,
-    )  # fmt: skip
-    for path, count in segment_files(arguments.images, arguments.out, segmenter, params.housekeeping):
-        print(f"{path}: {count} nuclei")
+    segmenter = load_segmenter(folds, params.folds.ids, params.recipe, params.predict, params.select)
+    # On a terminal, above the bar.
+    say = tqdm.write if sys.stderr.isatty() else print
+    for path, count in segment_files(images, arguments.out, segmenter, params.housekeeping, arguments.channel):
+        say(f"{path}: {count} nuclei")
+        sys.stdout.flush()
 
 
 def _describe(arguments: argparse.Namespace) -> None:

@@ -1,11 +1,13 @@
 """Parameters composed from `pipeline/conf`, as `dvc exp run -S` composes them into params.yaml."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dvc.utils.hydra import compose_and_dump
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import InputError, shorten
 from pipeline.params import Params, load_params
@@ -21,8 +23,10 @@ def write_composed(path: Path, overrides: Sequence[str] = ()) -> None:
     """
     try:
         compose_and_dump(path, str(CONF), None, "config", [], list(overrides))
-    except HydraException as error:
-        raise InputError(f"{' '.join(overrides)}: {shorten(error, 300)}") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra ends with where it looked, or with a page on its grammar.
+        reason = re.split(r"\n(?:Config search path|See https)", str(error))[0]
+        raise InputError(f"{' '.join(overrides)}: {shorten(reason, 300)}") from error
 
 
 def compose_params(overrides: Sequence[str] = ()) -> Params:

@@ -36,8 +36,10 @@ def one_line_errors(when_stopped: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, OSError) as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # also what libraries of networks raise, over many lines
+        sys.exit(f"error: {shorten(error, 1000)}")
     except KeyboardInterrupt:
         if when_stopped:
             print(when_stopped, file=sys.stderr, flush=True)

@@ -1,12 +1,12 @@
 """Files that are either whole or not there: atomic writes and digests."""
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +16,11 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, shorten
+
+try:
+    import fcntl
+except ModuleNotFoundError:
+    sys.exit("error: this runs on Linux and macOS; on Windows, run it in WSL, https://learn.microsoft.com/windows/wsl")
 
 _MOST_YAML = 50_000  # characters; params.yaml has 3,000
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
@@ -186,8 +191,11 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it by `git checkout`") from error
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        reason = shorten(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            reason = f"line {error.problem_mark.line + 1}: {error.problem}"
         raise InputError(
-            f"{path}: cannot be read as YAML ({shorten(error, 300)}); mend it, or restore it by `git checkout`"
+            f"{path}: cannot be read as YAML ({reason}); mend it, or restore it by `git checkout`"
         ) from error
 
 

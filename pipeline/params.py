@@ -54,9 +54,7 @@ class ContrastParams(Section):
     """The stretch of each image's brightness before the network sees it, in training and in prediction alike."""
 
     stretch: bool
-    low_percentile: Annotated[float, Field(ge=0, lt=50)]  # becomes 0
-    high_percentile: Annotated[float, Field(gt=50, le=100)]  # becomes 255
-    min_span: Annotated[float, Field(gt=0, le=255)]  # levels; a narrower range is not stretched further
+    noise_span: NotNegative  # the range is stretched as if at least so many times as wide as its noise
 
 
 class FoldsParams(Section):

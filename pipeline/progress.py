@@ -62,6 +62,11 @@ def track(items: Iterable[T], title: str, total: int | None = None, unit: str = 
             bar.update()
 
 
+def say(line: str) -> None:
+    """Print a line on stderr, above a bar that is shown there."""
+    tqdm.write(line, file=sys.stderr)
+
+
 def _open_bar(title: str, total: float | None, unit: str) -> "tqdm[NoReturn]":
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(

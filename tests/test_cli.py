@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from pipeline.kaggle.upload import LeaderboardScore
 from pipeline.nuclei.rle import decode_rle
 from pipeline.nuclei.solution import read_solution
 from pipeline.nuclei.submission import write_submission
+from tests.faults.load import lay_out_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -73,6 +76,83 @@ def test_what_is_wrong_is_one_line(workspace: Path, arguments: list[str], words:
     assert words in message
     assert "\n" not in message
     assert sorted(path.name for path in workspace.iterdir()) == ["params.yaml"]
+
+
+def draw_black(folder: Path, *names: bytes) -> list[str]:
+    """Write a small black PNG for each name, which need be no text, and return their paths as Python has them."""
+    paths = [str(folder / os.fsdecode(name)) for name in names]
+    for path in paths:
+        Path(path).write_bytes(cv2.imencode(".png", np.zeros((20, 20), np.uint8))[1].tobytes())
+    return paths
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out_run(tmp_path_factory.mktemp("run"), seed=0)
+
+
+def test_a_name_that_is_no_text_is_printed_like_any_other(run: Path, tmp_path: Path) -> None:
+    """In results and in errors, where the stream is strict, as under en_US.UTF-8."""
+    paths = draw_black(tmp_path, b"1_caf\xe9.png", b"3_plain.png")
+    (tmp_path / os.fsdecode(b"2_t\xeate.png")).write_bytes(b"no image")
+    command = ["-m", "pipeline", "predict", *paths, str(tmp_path / os.fsdecode(b"2_t\xeate.png"))]
+    done = subprocess.run(
+        [sys.executable, *command, "--out", str(tmp_path / "out"), "--run", str(run)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 1
+    printed = [Path(line).name for line in done.stdout.splitlines() if "nuclei" in line]
+    assert printed == ["1_caf\\udce9.label_map.tif: 0 nuclei", "3_plain.label_map.tif: 0 nuclei"]
+    assert "2_t\\udceate.png: no PNG" in done.stderr.splitlines()[-1]
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_predict_twice_beside_the_images_gives_the_same_files(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_black(tmp_path, b"a.png", b"b.png")
+
+    def predict() -> dict[str, bytes]:
+        files = [str(path) for path in sorted(tmp_path.iterdir())]
+        main(["predict", *files, "--out", str(tmp_path), "--run", str(run)])
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    first = predict()
+    assert len(first) == 8
+    assert "passed over" not in capsys.readouterr().err
+    assert predict() == first
+    assert "6 of 8 files are passed over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "words"),
+    [
+        (["a.png"], "a.png/out", "no folder that takes results"),
+        (["b.png"], "out", "no such file"),
+        (["."], "out", "a folder"),
+    ],
+)
+def test_paths_are_refused_before_anything_is_loaded(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[str], out: str, words: str
+) -> None:
+    draw_black(tmp_path, b"a.png")
+    monkeypatch.setattr("pipeline.predict.segment.load_segmenter", None)
+    with pytest.raises(SystemExit, match=rf"^error: .*{words}"):
+        main(["predict", *(str(tmp_path / name) for name in images), "--out", str(tmp_path / out), "--run", str(run)])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_channel_reaches_the_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("pipeline.predict.segment.read_images", lambda _, most, channel: asked.append(channel) or [])
+    paths = draw_black(tmp_path, b"a.png")
+    for option in ([], ["--channel", "2"]):
+        main(["predict", *paths, "--out", str(tmp_path / "out"), "--run", str(run), *option])
+    assert asked == [None, 2]
 
 
 def write_truth(path: Path) -> None:

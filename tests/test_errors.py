@@ -1,5 +1,7 @@
 """Memory that ran out is told from other errors, whichever library says so; and what errors say fits in a line."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -51,6 +53,17 @@ def test_what_the_user_can_mend_ends_in_one_line_and_a_defect_in_its_traceback()
         raise MemoryError
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("defect")
+
+
+def test_what_the_system_or_a_library_of_networks_says_ends_in_one_line_too():
+    with (
+        pytest.raises(SystemExit, match=r"^error: \[Errno 2\] No such file or directory: '/nowhere/a'$"),
+        one_line_errors(),
+    ):
+        Path("/nowhere/a").read_text()
+    with pytest.raises(SystemExit, match=r"^error: 404 Not Found Make sure x{900}") as end, one_line_errors():
+        raise ConnectionError("404 Not Found\n\nMake sure " + "x" * 3000)
+    assert len(end.value.code) < 1100
 
 
 def test_an_interruption_says_what_to_do_and_ends_in_130(capsys):

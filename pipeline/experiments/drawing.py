@@ -92,7 +92,7 @@ def _y(row: int) -> int:
 
 
 def _wide(stage: Stage) -> float:
-    return 40 + _UNIT_PX * math.log2(stage.gives[0])
+    return 40 + _UNIT_PX * math.log2(max(1, stage.gives[0]))  # some encoders skip a halving, with a map of no channels
 
 
 def _label(stage: Stage) -> str:

@@ -89,8 +89,11 @@ def make_local_card(
 def find_revision() -> str | None:
     """Return the git revision, with `-dirty` where the code differs from it; None without git.
 
-    Results are left out of the question, as a run in progress is always writing them; parameters stand in the card.
+    Results are left out of the question, as a run in progress is always writing them; parameters stand in the card. A
+    repository that only happens to lie around this one says nothing.
     """
+    if not _ask_git("ls-files", "--", str(_PACKAGE)):
+        return None
     revision = _ask_git("rev-parse", "HEAD")
     return revision and revision + ("-dirty" if _ask_git("status", "--porcelain", "--", str(_PACKAGE)) else "")
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, shorten
 from pipeline.nuclei.metric import THRESHOLDS_PERCENT
 from pipeline.tables import read_csv_table
 
@@ -50,9 +50,11 @@ def load_scores(name: str | None, root: Path, scores: PurePosixPath, submissions
         commit = find_commit(root, name)
         if commit is not None:
             return parse_scores(_show_file(root, commit, name, scores), f"{name}:{scores}")
+    is_shallow = _run_git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
     raise InputError(
         f"{name!r}: no kept run, CSV, git revision or DVC experiment is called so; "
         "`git branch --all`, `dvc exp list --all-commits` and the ledger show the names there are"
+        + (", and `git fetch --unshallow` gets the older revisions, which this clone lacks" if is_shallow else "")
     )
 
 
@@ -60,11 +62,16 @@ def find_commit(root: Path, name: str) -> str | None:
     """Return the hash of the commit that a git revision or a DVC experiment names, or None.
 
     Raises:
-        InputError: several experiments have that name.
+        InputError: several experiments have that name, or git finds no repository here or refuses it.
     """
     found = _run_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found.returncode == 0:
         return found.stdout.strip()
+    if found.stderr:  # of a name that it does not know it says nothing
+        raise InputError(
+            f"{name!r}: no kept run or CSV is called so, and git cannot look for a revision: "
+            f"{shorten(found.stderr, 400)}; name a kept run, as `reference`, or a CSV of scores"
+        )
     listed = _run_git(root, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     commits = set()
     for line in listed.stdout.splitlines():
@@ -80,7 +87,10 @@ def find_commit(root: Path, name: str) -> str | None:
 def _show_file(root: Path, commit: str, name: str, path: PurePosixPath) -> str:
     shown = _run_git(root, "show", f"{commit}:./{path}")
     if shown.returncode != 0:
-        raise InputError(f"{name}: its commit {commit[:10]} has no {path}; name a revision that `dvc repro` finished")
+        raise InputError(
+            f"{name}: its commit {commit[:10]} has no {path} ({shorten(shown.stderr)}); name a revision that "
+            "`dvc repro` finished"
+        )
     return shown.stdout
 
 
@@ -90,7 +100,9 @@ def _run_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
             ["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
         )
     except FileNotFoundError as error:
-        raise InputError("git: not found on PATH; install it to compare with revisions or experiments") from error
+        raise InputError(
+            "git: not found on PATH; name a kept run or a CSV of scores, or install it to compare with revisions"
+        ) from error
 
 
 def read_scores(path: Path) -> pd.DataFrame:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.params import NetworkParams
+from pipeline.params import Recipe
 from pipeline.unet.fusing import fuse_batch_norms
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet, load_model
 from pipeline.unet.size import SizeReader, load_reader
+from pipeline.unet.weights import check_params
 
 
 class Folds(NamedTuple):
@@ -19,24 +20,26 @@ class Folds(NamedTuple):
     readers: list[SizeReader]
 
 
-def load_models(weights: Path, folds: Sequence[int], unet: NetworkParams) -> list[NormalizedUNet]:
+def load_models(weights: Path, folds: Sequence[int], recipe: Recipe) -> list[NormalizedUNet]:
     """Load the networks of `folds` from the folder `weights`, ready to predict: with batch norms fused.
 
     Raises:
-        InputError: a file is missing, damaged, or holds another network than `unet`.
+        InputError: a file is missing, damaged, or is of other parameters than `recipe` has.
     """
-    models = [load_model(weights / f"{fold}.safetensors", unet)[0] for fold in folds]
+    paths = [weights / f"{fold}.safetensors" for fold in folds]
+    check_params(paths, recipe)
+    models = [load_model(path, recipe.unet)[0] for path in paths]
     side = models[0].lengths.input_for(64) if models else 0
     # Drawn from a seed: the same networks are fused every time.
     image = torch.rand(1, IN_CHANNELS, side, side, generator=torch.Generator().manual_seed(0))
     return [fuse_batch_norms(model, image) for model in models]
 
 
-def load_folds(weights: Path, sizes: Path, folds: Sequence[int], unet: NetworkParams) -> Folds:
+def load_folds(weights: Path, sizes: Path, folds: Sequence[int], recipe: Recipe) -> Folds:
     """Load the networks of `folds` from the folder `weights` and their size readers from the folder `sizes`.
 
     Raises:
-        InputError: a file is missing, damaged, or holds another network than `unet`.
+        InputError: a file is missing, damaged, or is of other parameters than `recipe` has.
     """
-    readers = [load_reader(sizes / f"{fold}.safetensors") for fold in folds]
-    return Folds(load_models(weights, folds, unet), readers)
+    models = load_models(weights, folds, recipe)
+    return Folds(models, [load_reader(sizes / f"{fold}.safetensors") for fold in folds])

@@ -29,7 +29,7 @@ from pipeline.unet.checkpoint import Checkpoint, locked_folder
 from pipeline.unet.model import NormalizedUNet, build_model
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.training import Batch, Phase, PrepareBatch, Trainer, Watch, train_model
-from pipeline.unet.weights import save_weights
+from pipeline.unet.weights import record_params, save_weights
 
 # Changes a network in place before its first step; known to a checkpoint by its source, so it captures no values.
 Edit = Callable[[NormalizedUNet], None]
@@ -93,7 +93,8 @@ def train_fold(
         )
         origin = {f"encoder_{name}": value for name, value in trainer.model.encoder_weights.items()}
         runtime = {"device": trainer.runtime.device.type, "precision": trainer.runtime.precision}
-        save_weights(trainer.ema, weights, {"fold": str(fold), "inputs": key, **runtime, **origin})
+        metadata = {"fold": str(fold), "inputs": key, **runtime, **origin, **record_params(recipe)}
+        save_weights(trainer.ema, weights, metadata)
         # The last state stays: DVC deletes the weights of a stage that was killed before they were recorded, and then
         # they are not trained again. Those before it, and those of abandoned parameters, are of no use any more.
         checkpoint.keep_newest()

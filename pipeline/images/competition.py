@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
 from pipeline.images.mask_png import UsedRows, decode_used_rows
-from pipeline.images.masks import Mask, Problem, crop_mask, merge_masks
+from pipeline.images.masks import Mask, Problem, merge_masks, split_mask_file
 from pipeline.images.raw import decode_image, to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.parallel import map_in_order
 from pipeline.progress import track
+
+_MOST_PIECES = 3  # of one nucleus, where it has the image for itself
 
 
 def read_competition(source: Source) -> Iterator[PreparedImage]:
@@ -46,30 +48,38 @@ def read_image(archive: zipfile.ZipFile, entry: ArchiveImage, source: Source) ->
     """Read one image and its masks.
 
     Raises:
-        InputError: a file does not decode, or a mask's size is not its image's.
+        InputError: a file does not decode, a mask's size is not its image's, its values are no mask's, or it is all
+            nuclei in one.
     """
     data = read_entry(archive, entry.image_entry, source.max_pixels)
     image = to_rgb(decode_image(data, entry.image_entry, source.max_pixels))
     label_map: NDArray[np.uint16] | None = None
     problems: list[Problem] = []
     if source.labelled:
-        masks = (_read_mask(archive, name, image.shape[:2], source.max_pixels) for name in entry.mask_entries)
+        masks = [mask for name in entry.mask_entries for mask in _read_masks(archive, name, image.shape[:2], source)]
         label_map, problems = merge_masks(masks, image.shape[:2], source.min_fragment_px)
+        pieces = 1 + sum(problem.problem == "fragment" for problem in problems)
+        if len(masks) == 1 and pieces > _MOST_PIECES:
+            raise InputError(
+                f"{archive.filename}: {entry.mask_entries[0]}: the only mask of its image, and in {pieces} pieces; "
+                "give each nucleus a mask, or number the pieces and save one label image (skimage.measure.label)"
+            )
     return describe_image(entry.image_id, image, label_map, problems)
 
 
-def _read_mask(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], max_pixels: int) -> Mask:
-    data = read_entry(archive, name, max_pixels)
-    used = decode_used_rows(data, max_pixels)
+def _read_masks(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], source: Source) -> list[Mask]:
+    data = read_entry(archive, name, source.max_pixels)
+    used = decode_used_rows(data, source.max_pixels)
     if used is None:
-        array = decode_image(data, name, max_pixels)
+        array = decode_image(data, name, source.max_pixels)
         used = UsedRows(array, 0, array.shape[:2])
     if used.shape != shape:
         raise InputError(
             f"{archive.filename}: {name}: a mask of {used.shape[0]} x {used.shape[1]} px "
             f"for an image of {shape[0]} x {shape[1]} px; replace the mask"
         )
-    return crop_mask(used.rows, name.rsplit("/", 1)[-1].rsplit(".", 1)[0], used.top)
+    mask_id = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return split_mask_file(used, mask_id, f"{archive.filename}: {name}", source.min_fragment_px)
 
 
 @lru_cache(maxsize=1)

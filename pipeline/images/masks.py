@@ -1,6 +1,16 @@
 """Mask files to one label map: what belongs to a nucleus, and every fault of annotation on the way.
 
 In: decoded mask files. Out: a label map `(H, W)` uint16, 0 background, and the faults that were found.
+
+What a file holds is decided by its values. 0, which is black or transparent, is the background. The rest is
+- a mask of one nucleus where it is one value;
+- a mask of one nucleus too where only its edges are soft, from antialiasing or JPEG: each object reaches the full
+  scale, values between a quarter and three quarters of it lie within 3 px of an edge, and fainter ones within 8 px of
+  an object, the side of a JPEG's blocks. The nucleus is what has at least half of the full scale;
+- else a label image, of a nucleus per value or colour: each is in one piece and, but for some that others hem in, has a
+  pixel that touches no other (a tenth may fail), and none encloses another.
+What is none of these is refused, and so is a nucleus that goes all along the frame around a background: black and white
+were exchanged.
 """
 
 from collections.abc import Iterable
@@ -10,10 +20,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from pipeline.errors import InputError
+from pipeline.images.mask_png import UsedRows
 
 _MAX_NUCLEI = np.iinfo(np.uint16).max
+_EDGE_PX, _BLOCK_PX = 3, 8
+_CURE = "save a nucleus as 255 and all else as 0, or as a label image: an id for each nucleus and all else as 0"
 
 
 @dataclass(frozen=True)
@@ -43,17 +57,125 @@ class Problem:
 
 
 def crop_mask(array: NDArray[Any], mask_id: str, top: int = 0) -> Mask:
-    """Cut a decoded mask file (H, W[, C]) to the bounding box of its nucleus: the pixels with any colour above 0.
+    """Cut a decoded mask file (H, W[, C]) to the bounding box of its nucleus: the pixels that are not background.
 
     A mask without such a pixel gives a box of size 0. `top` is the row of the mask that the array begins with.
     """
-    if array.ndim == 3:
-        colours = array[..., :-1] if array.shape[2] in (2, 4) else array
-        array = colours.max(axis=2)
+    array = _number_colours(array)
     if array.dtype != np.uint8:
         array = (array > 0).astype(np.uint8)
     left, first, width, height = cv2.boundingRect(array) if array.size else (0, 0, 0, 0)
     return Mask(mask_id, top + first, left, array[first : first + height, left : left + width] > 0)
+
+
+def split_mask_file(used: UsedRows, mask_id: str, where: str, min_fragment_px: int) -> list[Mask]:
+    """Return the nuclei of a decoded mask file by the module's rules: one, or those of a label image.
+
+    Args:
+        used: the file.
+        mask_id: its name; the nuclei of a label image are `<mask_id>.<id>`, where the id of a colour is its RRGGBB.
+        where: the archive and the entry, for messages.
+        min_fragment_px: as in `clean_mask`.
+
+    Raises:
+        InputError: the values are neither a mask's nor a label image's, or the mask is inverted.
+    """
+    values = _number_colours(used.rows)
+    mask = crop_mask(values, mask_id, used.top)
+    height, width = mask.pixels.shape
+    box = values[mask.top - used.top :, mask.left :][:height, :width]
+    if not box.size or ((box == box.max()) == mask.pixels).all():
+        masks = [mask]
+    else:
+        frame = np.zeros(used.shape, values.dtype)
+        frame[used.top : used.top + len(values)] = values
+        nucleus = _find_soft_nucleus(frame)
+        if nucleus is not None:
+            masks = [crop_mask(nucleus, mask_id)]
+        else:
+            masks = _split_label_image(frame, mask_id, where, min_fragment_px)
+    for mask in masks:
+        if mask.pixels.shape == used.shape and _is_ring(mask.pixels):
+            raise InputError(
+                f"{where}: nucleus all along the frame, around {np.count_nonzero(~mask.pixels)} px of background, "
+                f"as if black and white were exchanged; {_CURE}"
+            )
+    return masks
+
+
+def _number_colours(array: NDArray[Any]) -> NDArray[Any]:
+    """Return (H, W) of a mask file (H, W[, C]): greys as they are, colours as RRGGBB in int64, and 0 where transparent.
+
+    Where all that can be seen has one colour, the alpha channel is the mask. A constant one says nothing.
+    """
+    if array.ndim == 2:
+        return array
+    colours, alpha = (array[..., :-1], array[..., -1]) if array.shape[2] in (2, 4) else (array, None)
+    numbers: NDArray[Any] = colours[..., 0]
+    if (colours != colours[..., :1]).any():
+        numbers = np.zeros(array.shape[:2], np.int64)
+        for channel in np.moveaxis(colours, -1, 0):
+            numbers = numbers << 8 * array.itemsize | channel
+    if alpha is None or alpha.min() == alpha.max():
+        return numbers
+    seen = numbers[alpha > 0]
+    return alpha if seen.min() == seen.max() else np.where(alpha > 0, numbers, 0)
+
+
+def _find_soft_nucleus(frame: NDArray[Any]) -> NDArray[np.uint8] | None:
+    """Return the nucleus (H, W), 1 and 0, of a mask (H, W) with soft edges; None where the file is no such mask."""
+    if frame.dtype == np.int64:
+        return None  # colours
+    full = np.iinfo(frame.dtype).max
+    nucleus = (frame > full // 2).astype(np.uint8)
+    count, objects = cv2.connectedComponents(nucleus, connectivity=8)
+    if count == 1 or len(np.unique(objects[frame == full])) < count - 1:
+        return None
+    at_edge = cv2.morphologyEx(nucleus, cv2.MORPH_GRADIENT, _square(_EDGE_PX)) > 0
+    is_between = (frame > full // 4) & (frame < full - full // 4)
+    is_near = cv2.dilate(nucleus, _square(_BLOCK_PX)) > 0
+    return None if (is_between & ~at_edge).any() or ((frame > 0) & ~is_near).any() else nucleus
+
+
+def _split_label_image(frame: NDArray[Any], mask_id: str, where: str, min_fragment_px: int) -> list[Mask]:
+    """Return the nuclei of a label image (H, W), in the order of their ids.
+
+    Raises:
+        InputError: it is none.
+    """
+    values, ranks = np.unique(frame, return_inverse=True)
+    ranks, count = ranks.reshape(frame.shape).astype(np.int32), len(values) - 1
+    ids = [f"{value:06x}" if frame.dtype == np.int64 else str(value) for value in values.tolist()]
+    start = f"{where}: {len(ids)} values ({', '.join(ids[:3])}{' ..' * (len(ids) > 3)}), neither a mask's nor ids: "
+    if values[0] != 0:
+        raise InputError(f"{start}none is 0, the background; {_CURE}")
+    plane = ranks.astype(np.float32)
+    others = np.where(ranks == 0, np.float32(np.inf), plane)
+    is_free = (cv2.dilate(plane, _square(1)) == plane) & (cv2.erode(others, _square(1)) == plane)
+    free = np.unique(ranks[is_free])
+    if len(free) < 0.9 * count:
+        raise InputError(f"{start}they run into one another; {_CURE}")
+    masks, pieces = [], 0
+    for rank, box in enumerate(find_objects(ranks), 1):
+        mask = Mask(f"{mask_id}.{ids[rank]}", box[0].start, box[1].start, ranks[box] == rank)
+        clean, problems = clean_mask(mask, min_fragment_px)
+        if ranks[box][clean.pixels & ~mask.pixels].any():
+            raise InputError(f"{start}{ids[rank]} encloses another; {_CURE}")
+        pieces += 1 + sum(problem.problem == "fragment" for problem in problems)
+        masks.append(mask)
+    if pieces > 1.1 * count:
+        raise InputError(f"{start}they lie in {pieces} pieces; {_CURE}")
+    return masks
+
+
+def _is_ring(pixels: NDArray[np.bool_]) -> bool:
+    """Whether all of the border is true, and not all of the inside."""
+    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    return all(edge.all() for edge in edges) and not bool(pixels.all())
+
+
+def _square(radius: int) -> NDArray[np.uint8]:
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
 def clean_mask(mask: Mask, min_fragment_px: int) -> tuple[Mask, list[Problem]]:

@@ -1,51 +1,110 @@
-"""TIFF files to pages.
+"""TIFF files to pictures.
 
-In: a path. Out: arrays of any plain dtype, a page each; colours are samples of a page and not pages.
+In: a path. Out: pictures of any plain dtype, what the file says of them applied: palette, polarity, orientation.
+
+One rule says what a picture is. The samples that the file's photometric interpretation is about are one: the three of
+RGB, the four of CMYK, the one of grey or of a palette. A further sample is opacity where the file tags it so, and else
+a picture of its own, another stain, as is every place along any other axis: channels, slices, times, pages. Places
+along the channel axis, and further samples, are counted as channels.
 """
 
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, shorten
+from pipeline.images.header import turn_upright
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
+_CURE = "copy it again, or save it anew"
+_JPEG = (6, 7)
+# How many samples of a pixel are its colour, by photometric interpretation.
+_COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
+_PREMULTIPLIED, _OPACITY = 1, 2  # values of the tag ExtraSamples
+_CMYK = 1  # of the tag InkSet
+_INK_SET, _ORIENTATION = 332, 274
 
 
-def is_tiff(path: Path) -> bool:
-    """Say whether the file at `path` begins as a TIFF does."""
-    with path.open("rb") as file:
-        return file.read(4) in _TIFF
+class Picture(NamedTuple):
+    """A picture of a file.
+
+    Attributes:
+        array: (H, W) or (H, W, 1..4), in the order grey or R, G, B, then opacity.
+        channel: which of the file's channels it is of, counted from 0.
+    """
+
+    array: NDArray[Any]
+    channel: int
 
 
-def read_tiff(path: Path, max_pixels: int) -> list[NDArray[Any]]:
-    """Return the pages of a TIFF, of all its series in turn, each (H, W) or (H, W, 1..4), its palette looked up.
+def is_tiff(start: bytes) -> bool:
+    """Say whether a file that begins so is a TIFF."""
+    return start[:4] in _TIFF
+
+
+def read_tiff(path: Path, max_pixels: int) -> list[Picture]:
+    """Return the pictures of a TIFF, of all its series in turn; smaller copies of others are left out.
 
     Raises:
-        InputError: the file is damaged, of a compression that is not read here, or a page is empty or larger than
-            `max_pixels`.
+        InputError: the file is damaged or cut short, of a kind that is not read here, or a picture is empty or larger
+            than `max_pixels`.
     """
+    compression = ""
     try:
-        with tifffile.TiffFile(path) as file:
-            return [page for series in file.series for page in _read_series(series, path, max_pixels)]
+        with _refuse_warnings(path), tifffile.TiffFile(path) as file:
+            if not len(file.pages):
+                raise InputError(f"{path}: a TIFF without a page; {_CURE}")
+            compression = f" of compression {_name(file.pages.first.compression)}"
+            every = file.series
+            _check_count(file, every, path)
+            whole = [series for series in every if not series.keyframe.is_reduced] or every
+            return [picture for series in whole for picture in _read_series(series, path, max_pixels)]
     except (InputError, MemoryError):
         raise
     except Exception as error:  # tifffile raises whatever its many codecs do
-        if "imagecodecs" in str(error):  # what it calls the library of all codecs that Python has not
-            kind = str(error).split("requires")[0].strip("\"'<> ").removeprefix("COMPRESSION.")
-            raise InputError(
-                f"{path}: a TIFF of a compression that is not read here ({kind}); save it uncompressed or with zlib "
-                "(deflate) compression"
-            ) from error
         raise InputError(
-            f"{path}: not a readable TIFF ({type(error).__name__}: {shorten(error)}); save it anew"
+            f"{path}: not a readable TIFF{compression} ({type(error).__name__}: {shorten(error)}); save it anew"
         ) from error
 
 
-def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -> list[NDArray[Any]]:
+@contextmanager
+def _refuse_warnings(path: Path) -> Iterator[None]:
+    """Make an error of what tifffile would only log: it goes on with what is left of the file, or with zeros."""
+    logger, records = logging.getLogger("tifffile"), list[logging.LogRecord]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+    if records:
+        # Its messages begin with the object that they are about, <tifffile.TiffFile 'name'>.
+        message = shorten(records[0].getMessage().rpartition("> ")[2])
+        raise InputError(f"{path}: a TIFF that is damaged or incomplete ({message}); {_CURE}")
+
+
+def _check_count(file: tifffile.TiffFile, every: list[tifffile.TiffPageSeries], path: Path) -> None:
+    """Refuse a file whose description promises more pictures than it holds."""
+    promise = file.imagej_metadata or {}
+    counts = [promise.get(key, 1) for key in ("channels", "slices", "frames")]
+    promised = max(math.prod(counts), promise.get("images", 1))
+    held = sum(series.size // max(1, series.sizes["height"] * series.sizes["width"]) for series in every)
+    if held < promised:
+        raise InputError(f"{path}: its description promises {promised} images, and it holds {held}; {_CURE}")
+
+
+def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -> list[Picture]:
     axes, shape = series.axes, series.shape
     rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
     if rows * columns == 0 or rows * columns > max_pixels:
@@ -53,23 +112,113 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
             f"{path}: {rows} x {columns} px; give 1 to max_pixels = {max_pixels} pixels "
             "(housekeeping.max_pixels; for the command `predict`, housekeeping.predict_max_pixels)"
         )
+    samples = shape[axes.index("S")] if "S" in axes else 1
+    colours, extras = _list_samples(series.keyframe, samples, path)
+    _check_whole(series, path)
     array = series.asarray()
     # Not a number anywhere makes the extremes so too; an array of answers would be as large as the image.
     if array.dtype.kind not in "buif" or not np.isfinite([array.min(), array.max()]).all():
         raise InputError(f"{path}: values of type {array.dtype}, or not finite; convert the image to 8 or 16 bits")
-    if array.dtype.kind == "b":
+    others = [i for i, axis in enumerate(axes) if axis not in "YXS"]
+    order = others + [axes.index(axis) for axis in ("Y", "X", *("S" if "S" in axes else ""))]
+    places = [shape[i] for i in others]
+    pages = array.transpose(order).reshape(-1, rows, columns, samples)
+    tag = series.keyframe.tags.get(_ORIENTATION)
+    pictures = []
+    for number, page in enumerate(pages):
+        place = dict(zip((axes[i] for i in others), np.unravel_index(number, places), strict=True)) if others else {}
+        parts = [_join_samples(page, colours, extras, series.keyframe)]
+        parts += [page[..., colours + i] for i, kind in enumerate(extras) if kind not in (_PREMULTIPLIED, _OPACITY)]
+        for i, part in enumerate(parts):
+            upright = turn_upright(part, 1 if tag is None else tag.value, str(path))
+            pictures.append(Picture(upright, int(place.get("C", 0)) * len(parts) + i))
+    return pictures
+
+
+def _list_samples(page: tifffile.TiffPage, samples: int, path: Path) -> tuple[int, list[int]]:
+    """Return how many samples of a pixel are its colour, and what the others are, as the tag ExtraSamples says."""
+    photometric = _name(page.photometric)
+    ink_set = page.tags.get(_INK_SET)
+    is_other = photometric == "SEPARATED" and ink_set is not None and ink_set.value != _CMYK
+    is_raw = photometric == "YCBCR" and page.compression not in _JPEG  # of JPEG, RGB is what is decoded
+    if photometric not in _COLOURS or is_other or is_raw:
+        raise InputError(f"{path}: a TIFF in the colour space {photometric}; save it as grey or RGB")
+    colours = _COLOURS[photometric]
+    if samples == 1:
+        return 1, []  # a plane of each colour, on an axis of its own, is a channel
+    if samples < colours:
+        raise InputError(f"{path}: a TIFF in {photometric} of {samples} samples per pixel; save it as grey or RGB")
+    tagged = [int(kind) for kind in page.extrasamples][: samples - colours]
+    extras = tagged + [0] * (samples - colours - len(tagged))
+    if len([kind for kind in extras if kind in (_PREMULTIPLIED, _OPACITY)]) > 1:
+        raise InputError(f"{path}: a TIFF of more than one opacity; save it as grey or RGB")
+    return colours, extras
+
+
+def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Refuse a series of which a part is not in the file: tifffile would read zeros, or less."""
+    size = 0
+    for page in series.pages:
+        if page is None:
+            raise InputError(f"{path}: a TIFF of which pages are missing; {_CURE}")
+        file = page.parent.filehandle
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if min(offset, count) <= 0 or offset + count > file.size:
+                raise InputError(
+                    f"{path}: a TIFF that is cut short: it has {file.size} bytes, and pixels at {offset + count}; "
+                    f"{_CURE}"
+                )
+            if page.compression in _JPEG:
+                file.seek(offset)
+                _check_jpeg(page.jpegtables, file.read(count), path)
+        if len(page.dataoffsets) < math.prod(page.chunked):
+            raise InputError(
+                f"{path}: a TIFF of {len(page.dataoffsets)} strips or tiles, where {math.prod(page.chunked)} make its "
+                f"image; {_CURE}"
+            )
+        size += page.size
+    # ImageJ writes many images behind the one page that it describes.
+    first = series.keyframe
+    if size < series.size and first.dataoffsets[0] + series.nbytes > first.parent.filehandle.size:
+        raise InputError(f"{path}: a TIFF that is cut short: it promises {series.nbytes} bytes of pixels; {_CURE}")
+
+
+def _check_jpeg(tables: bytes | None, data: bytes, path: Path) -> None:
+    """Refuse a segment of which a decoder would have to make up a part, and say nothing."""
+    stream = data if tables is None else tables[:-2] + data[2:]  # but for the marks of an end and of a beginning
+    try:
+        colours = simplejpeg.decode_jpeg_header(stream)[2]
+        simplejpeg.decode_jpeg(stream, colorspace="GRAY" if colours == "Gray" else "RGB")
+    except ValueError as error:
+        raise InputError(f"{path}: a TIFF whose JPEG is damaged ({shorten(error)}); {_CURE}") from error
+
+
+def _join_samples(page: NDArray[Any], colours: int, extras: list[int], keyframe: tifffile.TiffPage) -> NDArray[Any]:
+    """Return (H, W, samples) as grey or RGB in which more is brighter, and its opacity if it has one."""
+    array, bits = page[..., :colours], keyframe.bitspersample
+    photometric = _name(keyframe.photometric)
+    if photometric == "PALETTE":
+        table = np.asarray(keyframe.colormap)
+        # It has 16 bits for each colour; some programs fill only the lower 8.
+        array = (table if table.max() < 256 else table >> 8).astype(np.uint8).T[array[..., 0]]
+    elif array.dtype.kind == "b":
         array = array.astype(np.uint8) * 255
-    colour = "S" if "S" in axes else "C" if "C" in axes and shape[axes.index("C")] == 3 else ""
-    samples = shape[axes.index(colour)] if colour else 1
-    if samples > 4:
-        raise InputError(f"{path}: {samples} samples per pixel; save it as grey, RGB, or a page per channel")
-    order = [i for i, axis in enumerate(axes) if axis not in ("Y", "X", colour)]
-    order += [axes.index(axis) for axis in ("Y", "X", *colour)]
-    pages = array.transpose(order).reshape(-1, rows, columns, *([samples] if colour else []))
-    if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        pages = (np.iinfo(pages.dtype).max if pages.dtype.kind in "ui" else pages.max()) - pages
-    if series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        # The table has 16 bits per colour; its upper 8 are what was there before it was stored.
-        colours = (np.asarray(series.keyframe.colormap) >> 8).astype(np.uint8)
-        pages = np.ascontiguousarray(colours.T)[pages]
-    return list(pages)
+    elif array.dtype == np.uint8 and bits < 8:
+        array = (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    if photometric == "MINISWHITE":
+        array = -array if array.dtype.kind == "f" else ~array
+    if photometric == "SEPARATED":
+        array = _mix_inks(array)
+    opacity = [page[..., colours + i, None] for i, kind in enumerate(extras) if kind == _OPACITY]
+    return np.concatenate([array, *opacity], axis=2) if opacity else array
+
+
+def _mix_inks(array: NDArray[Any]) -> NDArray[Any]:
+    """Return RGB of (H, W, 4), the shares of cyan, magenta, yellow and black ink of whole numbers without sign."""
+    most = np.iinfo(array.dtype).max
+    paper = (most - array.astype(np.float64)) / most
+    return (paper[..., :3] * paper[..., 3:] * most).round().astype(array.dtype)
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "name", str(value))

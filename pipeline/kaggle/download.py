@@ -5,6 +5,7 @@ In: a URL and the path of the partial file. Out: the partial file, complete; who
 
 import http.client
 import math
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +20,10 @@ _CHUNK = 2**20
 
 # A server that says nothing for this long is taken for gone. Archives are packed on demand, so it may well pause.
 _SILENCE_S = 60.0
+
+
+# A connection that ended while its encryption was being agreed on. Any other error of TLS comes again every time.
+_BROKEN_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 class _BrokenTransferError(Exception):
@@ -38,7 +43,8 @@ def download_file(url: str, partial: Path, attempts: int, pause_s: float) -> Non
         pause_s: the wait after the first fruitless try, doubled after each further one.
 
     Raises:
-        InputError: the server refuses, the connection keeps breaking, or the disk does not take the bytes.
+        InputError: the server refuses, its certificate does not verify, the connection keeps breaking, or the disk
+            does not take the bytes.
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
     best, fruitless = _size_of(partial), 0
@@ -79,7 +85,10 @@ def _continue_download(url: str, partial: Path) -> None:
             "another source"
         ) from error
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenTransferError(f"no connection ({getattr(error, 'reason', error)})") from error
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError) and not isinstance(reason, _BROKEN_TLS):
+            raise InputError(f"{url}: {_explain_tls(reason)}") from error
+        raise _BrokenTransferError(f"no connection ({reason})") from error
     with response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -92,6 +101,17 @@ def _continue_download(url: str, partial: Path) -> None:
     got = _size_of(partial) - (have if resumed else 0)
     if length is not None and got != int(length):
         raise _BrokenTransferError(f"the connection broke after {got} of {length} bytes")
+
+
+def _explain_tls(error: ssl.SSLError) -> str:
+    """Return what keeps an encrypted connection from being made, and the cure."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"no encrypted connection ({error}); check the address, and whether a proxy is in the way"
+    return (
+        f"the server's certificate does not verify ({error.verify_message}), so nothing is taken from it; on a Mac run "
+        "`Install Certificates.command` of Python's folder, behind a proxy set SSL_CERT_FILE to a file that has the "
+        "proxy's certificate, and see that the clock is right"
+    )
 
 
 def _start_over(partial: Path, cause: str) -> None:

@@ -7,6 +7,7 @@ is done in strips: besides the two arrays, the memory that this takes does not g
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,28 @@ _STRIP_ROWS = 256  # at a time
 def write_nuclei(out: Path, name: str, image: NDArray[np.uint8], label_map: NDArray[np.int32]) -> Path:
     """Write an image's results to `out`, a file for each of WRITERS, and return the path of the first, the label map.
 
+    All are written before the first gets its name, and the label map gets it last: where that is, the others are.
+
     Args:
         out: folder; made if missing.
         name: of the image, which the files' names begin with.
         image: (H, W, 3) uint8 RGB; the last writer may draw on it.
         label_map: (H, W) int32, 0 background.
+
+    Raises:
+        InputError: the disk does not take a file.
+        OSError: a file cannot have its name: it is too long, or a folder has it.
     """
     paths = [out / f"{name}{suffix}" for suffix in WRITERS]
-    for path, write in zip(paths, WRITERS.values(), strict=True):
-        with atomic_path(path) as partial:
-            write(partial, image, label_map)
+    with ExitStack() as stack:
+        for path, write in zip(paths, WRITERS.values(), strict=True):
+            write(stack.enter_context(atomic_path(path)), image, label_map)
     return paths[0]
+
+
+def is_result(path: Path) -> bool:
+    """Say whether the name of `path` is one that `write_nuclei` gives."""
+    return path.name.endswith(tuple(WRITERS))
 
 
 def write_label_map(path: Path, _image: NDArray[np.uint8], label_map: NDArray[np.int32]) -> None:

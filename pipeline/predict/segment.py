@@ -3,9 +3,9 @@
 In: PNG, JPEG or TIFF files, and the folder of a trained run. Out, for each image: `<name>.label_map.tif` (uint16, or
 uint32 beyond 65,535 nuclei; 0 background), `<name>.overlay.png`, and `<name>.nuclei.csv`.
 
-A TIFF with several pages is a stack: each page is an image of its own, `<name>.page000` and so on, and its brightness
-is stretched for itself. Up to four samples per pixel, or three channels, are colours and not pages. Numbers of other
-types than 8 bits are stretched as 16 bits are: see `pipeline.images.raw`.
+A file of several pictures, as a stack is, gives each an image of its own, `<name>.page000` and so on, and its
+brightness is stretched for itself: `pipeline.images.tiff` says what a picture is. Images are read, predicted and
+written one by one, but on a GPU, which sees some of one shape together.
 
 An image with more pixels than `select.max_pixels` passes in strips from the network to its nuclei: besides the image
 and its label map, the memory that it takes grows with its width and not with its area.
@@ -13,35 +13,36 @@ and its label map, the memory that it takes grows with its width and not with it
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, explain_exhaustion, shorten
 from pipeline.folds.finder import NucleusFinder, is_large, load_finder
 from pipeline.folds.networks import Folds, load_folds
-from pipeline.folds.prediction import predict_estimated, predict_large
-from pipeline.images.raw import decode_image, to_rgb
+from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
+from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
-from pipeline.images.tiff import is_tiff, read_tiff
-from pipeline.params import (
-    ContrastParams,
-    HousekeepingParams,
-    NetworkParams,
-    PredictParams,
-    RuntimeParams,
-    SelectParams,
-    SizeParams,
-)
+from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
+from pipeline.predict.paths import join_faults
 from pipeline.predict.results import write_nuclei
-from pipeline.progress import Bar, progress_bar
+from pipeline.progress import Bar, progress_bar, say
 from pipeline.unet.predict import Advance
+from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
+from pipeline.unet.size import bound_zoom
 
-# An image to draw on, and its label map, by name.
-Found = tuple[str, NDArray[np.uint8], NDArray[np.int32]]
+_FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
+
+
+class Opened(NamedTuple):
+    """An image (H, W, 3) uint8 RGB, the name of its results, and the file that it is of."""
+
+    path: Path
+    name: str
+    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -57,178 +58,222 @@ class Segmenter:
 
 
 def load_segmenter(
-    folds: Path,
-    ids: Sequence[int],
-    contrast: ContrastParams,
-    unet: NetworkParams,
-    runtime: RuntimeParams,
-    size: SizeParams,
-    predict: PredictParams,
-    select: SelectParams,
+    folds: Path, ids: Sequence[int], recipe: Recipe, predict: PredictParams, select: SelectParams
 ) -> Segmenter:
     """Load a trained run.
 
     Args:
         folds: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `candidates.npz`.
         ids: its folds.
-        contrast: of its params.yaml, as all that follows.
-        unet: its network.
-        runtime: where it runs.
-        size: how the size of nuclei is estimated.
+        recipe: what its networks were trained by, where they run, and how the size of nuclei is estimated.
         predict: views, zooms and tiles.
         select: the second level's parameters.
 
     Raises:
-        InputError: a file of it is missing or damaged.
+        InputError: a file of it is missing or damaged, or its networks were trained by another recipe.
     """
-    finder = load_finder(folds / "decoding.json", folds / "candidates.npz", predict.scales, size, select)
-    networks = load_folds(folds / "weights", folds / "sizes", ids, unet)
-    return Segmenter(networks, finder, contrast, size, predict, start_runtime(runtime))
+    networks = load_folds(folds / "weights", folds / "sizes", ids, recipe)
+    finder = load_finder(folds / "decoding.json", folds / "candidates.npz", predict.scales, recipe.size, select)
+    return Segmenter(networks, finder, recipe.contrast, recipe.size, predict, start_runtime(recipe.runtime))
 
 
 def segment_files(
-    paths: Sequence[Path], out: Path, segmenter: Segmenter, housekeeping: HousekeepingParams
+    paths: Sequence[Path],
+    out: Path,
+    segmenter: Segmenter,
+    housekeeping: HousekeepingParams,
+    channel: int | None = None,
 ) -> Iterator[tuple[Path, int]]:
     """Find the nuclei of the images at `paths`, write them to `out`, and yield each label map's path and count.
 
-    A file that cannot be read does not stop the others: it is named when they are done.
+    Each image is written before its path is yielded. Whatever goes wrong with one stops no other: it is named when
+    they are done.
 
     Args:
-        paths: image files, which `check_paths` has seen.
+        paths: image files, which `choose_images` has seen.
         out: folder for the results; made if missing.
         segmenter: finds the nuclei.
         housekeeping: `predict_max_pixels` of an image.
+        channel: of files with several, the one that is taken alone, counted from 0.
 
     Raises:
-        InputError: a file is no image, or two have one name.
+        InputError: an image cannot be read, predicted or written.
     """
-    faults: list[InputError] = []
+    faults: list[str] = []
     with progress_bar("predict", len(paths)) as bar:
-        images = _read_all(paths, housekeeping.predict_max_pixels, faults, bar)
-        for name, image, label_map in _find_all(images, segmenter, bar):
-            count = int(label_map.max(initial=0))
-            path = write_nuclei(out, name, image, label_map)
-            del image, label_map  # of a large image they are gigabytes, and the next is read now
-            yield path, count
-    if len(faults) == 1:
-        raise faults[0]
+        images = _read_all(paths, housekeeping.predict_max_pixels, channel, faults, bar)
+        for group in _share_batches(images, segmenter):
+            shared = _predict_shared(group, segmenter)
+            while group:  # nothing here holds an image: a large one takes gigabytes, and the next is read now
+                if result := _segment(group.pop(0), shared, out, segmenter, bar, faults):
+                    yield result
     if faults:
-        raise InputError(f"{len(faults)} of {len(paths)} files are left out: " + "; ".join(map(str, faults)))
+        raise join_faults(faults, f"{len(faults)} images are left out; the others of {len(paths)} files are done")
 
 
-def check_run(folds: Path) -> None:
-    """Refuse a `folds` folder that holds no trained run, before anything in it is read.
-
-    Raises:
-        InputError: it holds none.
-    """
-    if not all((folds / name).exists() for name in ("weights", "sizes", "candidates.npz", "decoding.json")):
-        raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
-
-
-def check_paths(paths: Sequence[Path]) -> None:
-    """Refuse what a look at the paths of images shows, before a network is loaded.
-
-    Raises:
-        InputError: a path is no file, or two have one name.
-    """
-    names = [path.stem for path in paths]
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double:
-        raise InputError(
-            f"{double[0]}: two images of this name would share their results; predict each into an --out of its own"
-        )
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path}: a folder; give the files in it, {path}/*.png say")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-
-
-def _read_all(paths: Sequence[Path], max_pixels: int, faults: list[InputError], bar: Bar) -> Iterator[NamedImage]:
+def _read_all(
+    paths: Sequence[Path], max_pixels: int, channel: int | None, faults: list[str], bar: Bar
+) -> Iterator[Opened]:
     """Yield the images of all files as `read_images` does, and append what is wrong with a file to `faults`.
 
-    `bar` expects an image of each file; it is told of every page more, and of files that give none.
+    `bar` expects an image of each file; it is told of every page more, and of files that give none. Of the first file
+    with several channels it is said what is made of them.
     """
     read: set[str] = set()
+    told = channel is not None
     for path in paths:
         pages = 0
         try:
-            for name, image in read_images(path, max_pixels):
+            for name, image, channels in read_images(path, max_pixels, channel):
+                if channels > 1 and not told:
+                    say(f"{path}: {channels} channels, each an image of its own; `--channel N` takes one, from 0 on")
+                    told = True
                 if name in read:
                     raise InputError(f"{path}: its results would be named {name}, as others are; use another --out")
                 read.add(name)
                 pages += 1
                 if pages > 1:
                     bar.expect(1)
-                yield name, image
+                yield Opened(path, name, image)
                 del image
-        except InputError as error:
-            faults.append(error)
-        except OSError as error:
-            faults.append(InputError(f"{path}: cannot be read ({error.strerror}); check the file and its disk"))
+        except Exception as error:
+            faults.append(_explain(path, path.stem, error))
         if pages == 0:
             bar(1)
 
 
-def _find_all(images: Iterable[NamedImage], segmenter: Segmenter, advance: Advance) -> Iterator[Found]:
-    """Yield (name, image to draw on, label map) of all images, in their order."""
-    for large, group in groupby(images, lambda item: is_large(item[1].shape, segmenter.finder.select)):
-        yield from (_find_large if large else _find_small)(group, segmenter, advance)
+def _explain(path: Path, name: str, error: Exception) -> str:
+    """Return in a line what went wrong with a file, or with the page `name` of it, and what to do."""
+    if isinstance(error, InputError):
+        text = str(error)
+    elif exhausted := explain_exhaustion(error):
+        text = exhausted
+    elif isinstance(error, OSError):
+        text = f"cannot be read ({error.strerror or shorten(error)}); check the file and its disk"
+    else:
+        text = f"fails with {type(error).__name__} ({shorten(error)}); save it anew as an 8-bit TIFF or PNG"
+    if text.startswith(f"{path}:"):
+        return text
+    return f"{path}: {text}" if name == path.stem else f"{path}: {name}: {text}"
 
 
-def _find_large(images: Iterable[NamedImage], segmenter: Segmenter, advance: Advance) -> Iterator[Found]:
-    """Find nuclei while the networks predict, strip by strip: besides an image there is only its label map."""
+def _share_batches(images: Iterable[Opened], segmenter: Segmenter) -> Iterator[list[Opened]]:
+    """Yield neighbours that the networks see together; the list is the caller's, to empty before the next.
 
-    def predict(image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        height = len(image)
+    On a GPU they are images of one shape, as many as go through it at once. On a CPU, which gains nothing by that, and
+    where an image takes long, each is alone.
+    """
+    predict = segmenter.predict
+    room = 0 if segmenter.runtime.device.type == "cpu" else predict.batch * predict.tile_px**2
+    group: list[Opened] = []
+    for opened in images:
+        shape = opened.image.shape
+        if group and group[0].image.shape != shape:
+            yield group
+            group = []
+        group.append(opened)
+        del opened
+        if is_large(shape, segmenter.finder.select) or (len(group) + 1) * shape[0] * shape[1] > room:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _predict_shared(group: Sequence[Opened], segmenter: Segmenter) -> dict[str, Prediction]:
+    """Return the predictions of images that go together, by name: none for a single one, nor where they fail together.
+
+    Each is then predicted for itself, which shows whose fault it is.
+    """
+    if len(group) == 1:
+        return {}
+    try:
+        return {each.image_id: each for each in _predict([(name, image) for _, name, image in group], segmenter)}
+    except Exception:
+        return {}
+
+
+def _predict(images: Iterable[NamedImage], segmenter: Segmenter) -> Iterator[Prediction]:
+    return predict_estimated(
+        segmenter.folds, images, segmenter.contrast, segmenter.size, segmenter.predict, segmenter.runtime
+    )
+
+
+def _segment(
+    opened: Opened, shared: dict[str, Prediction], out: Path, segmenter: Segmenter, bar: Bar, faults: list[str]
+) -> tuple[Path, int] | None:
+    """Find and write the nuclei of one image, and return its label map's path and their number.
+
+    The image's prediction is taken out of `shared`, where there is one already. `bar` is told of a large image's parts,
+    and in all of 1. Where anything goes wrong, `faults` gets it, and None is returned.
+    """
+    left, result = 1.0, None
+
+    def advance(part: float) -> None:
+        nonlocal left
+        left -= part
+        bar(part)
+
+    try:
+        label_map = _find_nuclei(opened, shared.pop(opened.name, None), segmenter, advance)
+        count = int(label_map.max(initial=0))
+        try:
+            result = write_nuclei(out, opened.name, opened.image, label_map), count
+        except OSError as error:
+            raise InputError(
+                f"{out / opened.name}.*: cannot be written ({error.strerror}); shorten the image's name, or move away "
+                "what has the name of a result"
+            ) from error
+    except Exception as error:
+        faults.append(_explain(opened.path, opened.name, error))
+    bar(left)
+    return result
+
+
+def _find_nuclei(
+    opened: Opened, prediction: Prediction | None, segmenter: Segmenter, advance: Advance
+) -> NDArray[np.int32]:
+    """Return an image's label map (H, W) int32.
+
+    Those of a large image are found while the networks predict, strip by strip: besides it there is only its label map.
+    """
+    height, width = opened.image.shape[:2]
+    if not is_large((height, width), segmenter.finder.select):
+        if prediction is None:
+            (prediction,) = _predict([(opened.name, opened.image)], segmenter)
+        lowest, highest = bound_zoom(opened.image.shape, segmenter.size)
+        if prediction.zoom in (lowest, highest) and lowest < highest:
+            end = "larger" if prediction.zoom == lowest else "smaller"
+            say(f"{opened.path}: {opened.name}: its nuclei may be {end} than the networks can be shown; look twice")
+        label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
+        return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)
+
+    def predict() -> Iterator[NDArray[np.uint8]]:
         for strip in predict_large(
-            segmenter.folds, image, segmenter.contrast, segmenter.size, segmenter.predict, segmenter.runtime
+            segmenter.folds, opened.image, segmenter.contrast, segmenter.size, segmenter.predict, segmenter.runtime
         ):
             advance(len(strip) / height)  # first: after the last one, nobody asks for more
             yield strip
 
-    for name, image in images:
-        height, width = image.shape[:2]
-        label_map = segmenter.finder.find_in_strips(predict(image), (height, width))
-        yield name, image, label_map
-        del image, label_map
+    return segmenter.finder.find_in_strips(predict(), (height, width))
 
 
-def _find_small(images: Iterable[NamedImage], segmenter: Segmenter, advance: Advance) -> Iterator[Found]:
-    """Find nuclei after the networks have predicted, where images of one shape share batches."""
-    shown: dict[str, NDArray[np.uint8]] = {}
+def _look_from_afar(opened: Opened, zoom: float, segmenter: Segmenter) -> NDArray[np.int32]:
+    """Return the label map (H, W) int32 of an image in which no nucleus was found at `zoom`.
 
-    def keep() -> Iterator[NamedImage]:
-        for name, image in images:
-            shown[name] = image
-            yield name, image
-
-    for name, probabilities, zoom in predict_estimated(
-        segmenter.folds,
-        keep(),
-        segmenter.contrast,
-        segmenter.size,
-        segmenter.predict,
-        segmenter.runtime,
-        advance,
-    ):
-        yield name, shown.pop(name), segmenter.finder.find(probabilities, zoom)
-
-
-def read_images(path: Path, max_pixels: int) -> Iterator[NamedImage]:
-    """Yield (name, image (H, W, 3) uint8 RGB) of a file; a TIFF stack gives one per page.
-
-    The image is the caller's, to write on.
-
-    Raises:
-        InputError: the file is no image, is damaged, or has more than `max_pixels` pixels.
+    Where one fills the frame there is nothing by which to read its size: look from further and further off.
     """
-    pages = read_tiff(path, max_pixels) if is_tiff(path) else [decode_image(path.read_bytes(), str(path), max_pixels)]
-    count = len(pages)
-    for number in range(count):
-        image = to_rgb(pages.pop(0))
-        # What needed no change comes back as a view to read from; it is nobody else's.
-        image.setflags(write=True)
-        yield (path.stem if count == 1 else f"{path.stem}.page{number:03d}"), image
-        del image
+    lowest, _ = bound_zoom(opened.image.shape, segmenter.size)
+    label_map = np.zeros(opened.image.shape[:2], np.int32)
+    while zoom > lowest and not label_map.any():
+        zoom = max(lowest, zoom * _FURTHER)
+        (prediction,) = predict_at(
+            segmenter.folds.models,
+            [(opened.name, opened.image)],
+            lambda *_, zoom=zoom: zoom,
+            segmenter.contrast,
+            segmenter.predict,
+            segmenter.runtime,
+        )
+        label_map = segmenter.finder.find(prediction.probabilities, zoom)
+    return label_map

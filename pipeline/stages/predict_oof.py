@@ -16,7 +16,7 @@ def main(prepared: Path, folds: Path, weights: Path, sizes: Path, fold: int, out
     """Predict the held-out images of one fold."""
     held_out = open_folded(prepared, folds, params.folds.ids).inside(fold)
     runtime = start_runtime(params.runtime)
-    networks = load_folds(weights, sizes, [fold], params.unet)
+    networks = load_folds(weights, sizes, [fold], params.recipe)
     with progress_bar(f"predict fold {fold}", len(held_out)) as advance:
         predictions = predict_estimated(
             networks, held_out.images(), params.contrast, params.size, params.predict, runtime, advance

@@ -15,7 +15,7 @@ from pipeline.unet.runtime import start_runtime
 def main(prepared: Path, weights: Path, sizes: Path, out: Path, params: Params) -> None:
     """Predict the test images with the mean of the networks of `folds.ids`."""
     split, runtime = PreparedSplit.open(prepared), start_runtime(params.runtime)
-    networks = load_folds(weights, sizes, params.folds.ids, params.unet)
+    networks = load_folds(weights, sizes, params.folds.ids, params.recipe)
     with progress_bar("predict test set", len(split)) as advance:
         predictions = predict_estimated(
             networks, split.images(), params.contrast, params.size, params.predict, runtime, advance

@@ -21,7 +21,7 @@ def main(prepared: Path, folds: Path, weights: Path, fold: int, out: Path, param
         save_reader(SizeReader(np.zeros(0), 0.0), out)
         return
     runtime = start_runtime(params.runtime)
-    (model,) = load_models(weights, [fold], params.unet)
+    (model,) = load_models(weights, [fold], params.recipe)
     model = model.to(runtime.device)
     has_nuclei = learnt.select(learnt.table.loc[learnt.diameters_px > 0, "image_id"])
     images = stretch_images(has_nuclei.images(), params.contrast)

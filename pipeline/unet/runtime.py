@@ -91,15 +91,31 @@ def _warn_of_mps() -> None:
 def select_precision(name: str, device: torch.device) -> str:
     """Return the precision for `auto`, or `name` itself: a matter of what the device has, not of what proves fast.
 
-    `auto` is bf16 where the device computes in it, fp16 on other GPUs, and fp32 on other CPUs.
+    `auto` is bf16 where the device computes in it, fp16 on other GPUs, and fp32 on other CPUs. Those imitate bf16, and
+    a step takes twice as long as in float32 on AVX-512, ten times on what is older (held to by ONEDNN_MAX_CPU_ISA).
     """
-    if name != "auto":
-        return name
+    native = _native_precision(device)
+    if name == "bf16" and native != name:
+        _warn_of_bf16(native)
+    return native if name == "auto" else name
+
+
+def _native_precision(device: torch.device) -> str:
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        return "bf16" if any(capabilities.get(name) for name in _CPU_BF16) else "fp32"
+        is_native = torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in _CPU_BF16)
+        return "bf16" if is_native else "fp32"
     is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if is_native else "fp16"
+
+
+@cache
+def _warn_of_bf16(native: str) -> None:
+    print(
+        f"runtime.precision is bf16, which this device imitates at a half to a tenth of the speed of {native}; "
+        "set it to auto",
+        flush=True,
+    )
 
 
 def configure_torch(threads: int) -> None:

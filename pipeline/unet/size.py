@@ -138,12 +138,13 @@ def find_zoom(
     """
     if size.object_diameter_px == 0:
         return 1.0
-    octaves, bounds = [], (math.log2(size.min_zoom), math.log2(size.max_zoom))
+    lowest, highest = bound_zoom(image.shape, size)
+    octaves, bounds = [], (math.log2(lowest), math.log2(highest))
     for model, reader in zip(models, readers, strict=True):
 
         def look(zoom: float, model: NormalizedUNet = model, reader: SizeReader = reader) -> float:
             """Return the octaves from the image's own size to the wanted one, as seen at a zoom."""
-            zoom = float(np.clip(zoom, size.min_zoom, size.max_zoom))
+            zoom = float(np.clip(zoom, lowest, highest))
             features = extract_features(model, image, zoom, size.window_px, runtime)
             return float(np.clip(math.log2(size.object_diameter_px * zoom) - reader.read(features), *bounds))
 
@@ -152,7 +153,18 @@ def find_zoom(
             zoom = 2 ** look(zoom)
         octaves.append(float(np.mean([look(zoom * scale) for scale in size.scales])))
     rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
-    return float(np.clip(2**rounded, size.min_zoom, size.max_zoom))
+    return float(np.clip(2**rounded, lowest, highest))
+
+
+def bound_zoom(shape: tuple[int, ...], size: SizeParams) -> tuple[float, float]:
+    """Return the lowest and the highest zoom at which an image of `shape` (H, W, ...) is seen.
+
+    None at which the nuclei that networks know would be larger than all of the image; 1 alone where no size is known.
+    """
+    if size.object_diameter_px == 0:
+        return 1.0, 1.0
+    whole = min(1.0, size.object_diameter_px / max(shape[:2]))
+    return min(max(size.min_zoom, whole), size.max_zoom), size.max_zoom
 
 
 def save_reader(reader: SizeReader, path: Path) -> None:

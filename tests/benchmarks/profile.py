@@ -138,7 +138,7 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     megapixels = count_megapixels(images)
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
     trained = load_params(ROOT / "params.yaml")
-    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained.unet)
+    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained.recipe)
     decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
     def run() -> None:

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from pathlib import PurePosixPath
 
@@ -103,8 +104,46 @@ def test_a_revision_without_scores(root):
 def test_no_scores_yet(tmp_path):
     with pytest.raises(InputError, match="dvc repro"):
         ap_of(tmp_path, None)
-    with pytest.raises(InputError, match="no kept run"):
-        ap_of(tmp_path, "HEAD")
+
+
+def test_without_a_repository_git_is_quoted_and_kept_runs_are_read(root, monkeypatch):
+    shutil.rmtree(root / ".git")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))  # the folders above may lie in one
+    with pytest.raises(InputError, match=r"^'HEAD': no kept run .* fatal: not a git repository.*; name a kept run"):
+        ap_of(root, "HEAD")
+    assert ap_of(root, "kept") == [0.5, 0.5]
+    assert ap_of(root, None) == [0.6, 0.6]
+
+
+def test_a_repository_of_another_user_is_refused_in_git_s_words_with_git_s_cure(root, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):  # which may trust all folders
+        monkeypatch.setenv(name, "/dev/null")
+    with pytest.raises(InputError, match=r"dubious ownership .* git config --global --add safe\.directory \S+; name"):
+        ap_of(root, "HEAD")
+
+
+def test_without_git_that_is_said(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"^git: not found on PATH; name a kept run"):
+        ap_of(root, "HEAD")
+    assert ap_of(root, "kept") == [0.5, 0.5]
+
+
+def test_a_shallow_clone_says_how_to_get_the_rest(root, tmp_path):
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{root}", "shallow")
+    with pytest.raises(InputError, match=r"'HEAD~1': no kept run.*`git fetch --unshallow`"):
+        ap_of(tmp_path / "shallow", "HEAD~1")
+    with pytest.raises(InputError, match=r"'nowhere': no kept run(?!.*unshallow)"):
+        ap_of(root, "nowhere")
+
+
+def test_an_unpacked_download_in_another_s_repository_has_none_of_its_revisions(root, tmp_path):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "of another")
+    shutil.rmtree(root / ".git")
+    with pytest.raises(InputError, match=r"^HEAD: its commit \w+ has no folds/scores.csv \(fatal: path .*; name a rev"):
+        ap_of(root, "HEAD")
 
 
 def test_ids_that_look_like_numbers_stay_text():

@@ -27,7 +27,7 @@ from pipeline.images.table import TABLE_COLUMNS
 from pipeline.params import Params, load_params
 from pipeline.unet.model import NormalizedUNet, build_model
 from pipeline.unet.size import SizeReader, save_reader
-from pipeline.unet.weights import save_weights
+from pipeline.unet.weights import record_params, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 6e9
@@ -97,7 +97,7 @@ def lay_out_run(home: Path, seed: int, **changes: object) -> Path:
     folds = home / "folds"
     for fold in params.folds.ids:
         model = make_network(params)
-        save_weights(model, folds / "weights" / f"{fold}.safetensors", {})
+        save_weights(model, folds / "weights" / f"{fold}.safetensors", record_params(params.recipe))
         deepest = [block[0].out_channels for block in model.net.contracting[-2:]]
         reader = SizeReader(np.zeros(2 * sum(deepest)), math.log2(_DIAMETER_PX))
         save_reader(reader, folds / "sizes" / f"{fold}.safetensors")

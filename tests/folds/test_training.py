@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
+from pipeline.folds.networks import load_models
 from pipeline.folds.table import open_folded
 from pipeline.folds.training import BatchFeed, make_preparation, make_trainer, train_fold
 from pipeline.images.dataset import TrainingImages
@@ -155,6 +156,15 @@ def test_what_decides_the_weights_decides_whether_a_training_goes_on(split, tmp_
     assert len(steps) == 5 * total
     assert inputs_of(predict__batch=7) == usual
     assert len(steps) == 5 * total
+
+
+def test_weights_know_what_they_were_trained_with(split, tmp_path):
+    params, weights = tiny_params(), tmp_path / "0.safetensors"
+    train_fold(split, 0, params.recipe, weights, tmp_path / "r", params.housekeeping)
+    assert len(load_models(tmp_path, [0], params.recipe)) == 1
+    changed = tiny_params(size__object_diameter_px=60.0)
+    with pytest.raises(InputError, match=r"0\.safetensors: .*size\.object_diameter_px was [\d.]+ and is 60\.0"):
+        load_models(tmp_path, [0], changed.recipe)
 
 
 def test_training_never_reads_an_image_of_its_fold(make_split, make_folds, tmp_path):

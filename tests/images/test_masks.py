@@ -1,5 +1,6 @@
 """Masks become one label map, with every fault found and named."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from pipeline.errors import InputError
-from pipeline.images.masks import Mask, Problem, crop_mask, merge_masks
+from pipeline.images.mask_png import UsedRows
+from pipeline.images.masks import Mask, Problem, crop_mask, merge_masks, split_mask_file
 
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
@@ -112,6 +114,238 @@ class TestMasks:
         label_map, problems = merge_masks([], (2, 3), 1)
         assert label_map.tolist() == [[0] * 3] * 2
         assert problems == []
+
+
+SHAPE = (96, 128)
+
+
+def ellipse(row, column, height, width, shape=SHAPE):
+    """Return an ellipse of these half axes, (H, W) bool."""
+    return cv2.ellipse(np.zeros(shape, np.uint8), (column, row), (width, height), 0, 0, 360, 1, -1) > 0
+
+
+def draw_labels(ids, dtype=np.uint8):
+    """Return a label image (H, W) of round nuclei, of which the first two touch."""
+    labels = np.zeros(SHAPE, dtype)
+    for place, label in enumerate(ids):
+        labels[ellipse(12 + 24 * (place // 5), 14 + (24 * (place % 5) if place else 7), 9, 9)] = label
+    return labels
+
+
+LABELS = draw_labels(range(1, 9))
+WHITE = np.where(ellipse(50, 60, 20, 30), 255, 0).astype(np.uint8)
+
+
+def jpeg(array, quality):
+    return cv2.imdecode(cv2.imencode(".jpg", array, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_UNCHANGED)
+
+
+def split(array, top=0, shape=None):
+    """Return the nuclei of a mask file by their names, (H, W) bool."""
+    shape = shape or array.shape[:2]
+    found = {}
+    for mask in split_mask_file(UsedRows(array, top, shape), "m", "t.zip: a/masks/m.png", 4):
+        found[mask.mask_id] = np.zeros(shape, bool)
+        height, width = mask.pixels.shape
+        found[mask.mask_id][mask.top : mask.top + height, mask.left : mask.left + width] = mask.pixels
+    return found
+
+
+def assert_split(array, truths):
+    found = split(array)
+    assert list(found) == list(truths)
+    for name, truth in truths.items():
+        assert np.array_equal(found[name], truth), name
+
+
+def by_id(labels):
+    return {f"m.{value}": labels == value for value in np.unique(labels) if value}
+
+
+class TestMaskFiles:
+    @pytest.mark.parametrize("value", [1, 2, 255, 256, 65535])
+    def test_one_value_beside_black_is_a_mask(self, value):
+        dtype = np.uint8 if value < 256 else np.uint16
+        assert_split((WHITE > 0) * dtype(value), {"m": WHITE > 0})
+
+    @pytest.mark.parametrize("value", [0, 1, 255])
+    def test_one_value_alone_is_a_mask(self, value):
+        assert_split(np.full(SHAPE, value, np.uint8), {"m": np.full(SHAPE, value > 0)})
+
+    @pytest.mark.parametrize(
+        "ids",
+        [
+            range(1, 9),
+            [1, 2],
+            [2, 1],  # in any order
+            [3, 7, 20, 250],  # with gaps
+            [1, 255],
+            [85, 170, 255],  # spread over the greys
+            [127, 255],
+            [254, 9, 255],
+        ],
+    )
+    def test_a_label_image_is_a_nucleus_for_each_id(self, ids):
+        labels = draw_labels(ids)
+        assert_split(labels, by_id(labels))
+
+    def test_ids_of_16_bits(self):
+        labels = draw_labels([1, 300, 255, 65535, 256, 4097], np.uint16)
+        assert_split(labels, by_id(labels))
+
+    def test_ids_in_colours(self):
+        colours = np.zeros((*SHAPE, 3), np.uint8)
+        colours[LABELS == 1], colours[LABELS == 2], colours[LABELS == 3] = (255, 0, 0), (0, 128, 255), (128, 128, 128)
+        truths = {"m.0080ff": LABELS == 2, "m.808080": LABELS == 3, "m.ff0000": LABELS == 1}
+        assert_split(colours, truths)
+        assert_split(np.dstack([colours, np.full(SHAPE, 255, np.uint8)]), truths)
+
+    def test_one_id_of_ten_may_be_in_pieces(self):
+        labels = draw_labels(range(1, 11))
+        labels[80:84, 60:70] = 10
+        assert_split(labels, by_id(labels))
+
+    def test_specks_of_a_label_image_are_dropped_and_holes_filled_as_in_masks(self):
+        labels = draw_labels([1, 5, 2])
+        labels[90, 100] = 5
+        labels[12, 14] = 0
+        masks = split_mask_file(UsedRows(labels, 0, SHAPE), "m", "t.zip", 4)
+        label_map, problems = merge_masks(masks, SHAPE, 4)
+        assert problems == [Problem("m.1", "hole", 1, "filled"), Problem("m.5", "speck", 1, "dropped")]
+        assert label_map.max() == 3
+        assert label_map[12, 14] == 1
+
+    def test_cells_that_fill_the_image_but_for_lines(self):
+        rows, columns = np.indices(SHAPE)
+        labels = (1 + rows // 12 * 8 + columns // 16).astype(np.uint8)
+        labels[:, ::16] = 0
+        assert_split(labels, by_id(labels))
+        labels[:12, 8] = 65  # hemmed in, between two halves of another
+        assert_split(labels, by_id(labels))
+
+    def test_colours_of_one_nucleus(self):
+        red = np.zeros((*SHAPE, 3), np.uint8)
+        red[WHITE > 0] = (200, 10, 0)
+        assert_split(red, {"m": WHITE > 0})
+
+    def test_an_alpha_channel_of_one_value_says_nothing(self):
+        for opacity in (0, 255):
+            alpha = np.full(SHAPE, opacity, np.uint8)
+            assert_split(np.dstack([WHITE, WHITE, WHITE, alpha]), {"m": WHITE > 0})
+            assert_split(np.dstack([WHITE, alpha]), {"m": WHITE > 0})
+
+    @pytest.mark.parametrize("ink", [0, 255])
+    @pytest.mark.parametrize("paper", [0, 255])
+    def test_what_is_transparent_is_background(self, ink, paper):
+        grey = np.where(WHITE > 0, ink, paper).astype(np.uint8)
+        assert_split(np.dstack([grey, grey, grey, WHITE]), {"m": WHITE > 0})
+
+    def test_ids_on_a_transparent_background(self):
+        grey = np.where(LABELS > 0, LABELS, 77)
+        alpha = (LABELS > 0).astype(np.uint8) * 255
+        assert_split(np.dstack([grey, grey, grey, alpha]), by_id(LABELS))
+
+    def test_rows_that_are_left_out_are_background(self):
+        labels = np.where(LABELS == 8, 0, LABELS)
+        top, end = np.flatnonzero(labels.any(axis=1))[[0, -1]]
+        found, truths = split(labels[top : end + 1], top, SHAPE), by_id(labels)
+        assert list(found) == list(truths)
+        assert all(np.array_equal(found[name], truths[name]) for name in truths)
+
+
+def soften(mask, kind):
+    if kind == "antialiased":
+        return cv2.resize(cv2.resize(mask, None, fx=4, fy=4), (128, 96), interpolation=cv2.INTER_AREA)
+    if kind == "resized":
+        return cv2.resize(cv2.resize(mask, (50, 40), interpolation=cv2.INTER_NEAREST), (128, 96))
+    if kind == "rim":
+        return np.where(cv2.erode(mask, np.ones((3, 3))) > 0, 255, mask // 2).astype(np.uint8)
+    if kind == "254":
+        return mask - ((mask > 0) & (np.indices(mask.shape)[1] % 5 == 0)).astype(np.uint8)
+    if kind == "half of 254":
+        return mask - ((mask > 0) & (np.indices(mask.shape)[1] < 60)).astype(np.uint8)
+    name, strength = kind.split()
+    return jpeg(mask, int(strength)) if name == "jpeg" else cv2.GaussianBlur(mask, (0, 0), float(strength))
+
+
+class TestSoftMasks:
+    @pytest.mark.parametrize("place", [(50, 60, 20, 30), (5, 120, 9, 14), (95, 60, 30, 20), (30, 30, 4, 6)])
+    @pytest.mark.parametrize(
+        "kind",
+        ["antialiased", "resized", "rim", "254", "half of 254", "blur 1", "jpeg 95", "jpeg 90", "jpeg 75"],
+    )
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_what_has_half_of_the_full_scale_is_the_nucleus(self, place, kind, dtype):
+        soft = soften(np.where(ellipse(*place), 255, 0).astype(np.uint8), kind)
+        soft = soft if dtype == np.uint8 else soft.astype(np.uint16) * 257
+        assert_split(soft, {"m": soft > np.iinfo(dtype).max // 2})
+
+    def test_soft_edges_in_the_alpha_channel(self):
+        alpha = soften(WHITE, "antialiased")
+        ink = np.zeros(SHAPE, np.uint8)
+        assert_split(np.dstack([ink, ink, ink, alpha]), {"m": alpha > 127})
+
+
+CELL = ellipse(50, 60, 20, 30)
+INNER = ellipse(50, 60, 10, 15)
+NOISE = np.random.default_rng(0)
+REFUSED = {
+    "no background": (np.where(CELL, 2, 1).astype(np.uint8), r"2 values \(1, 2\).*none is 0"),
+    "white around colours": (
+        np.where(CELL[..., None], np.array([255, 0, 0]), 255).astype(np.uint8),
+        r"2 values \(ff0000, ffffff\).*none is 0",
+    ),
+    "a nucleus and its border": (CELL.astype(np.uint8) + INNER, "1 encloses another"),
+    "background 1, lines 0": (
+        np.where(CELL, np.where(INNER, 2, 0), 1).astype(np.uint8),
+        "1 encloses another",
+    ),
+    "classes": (np.where(LABELS % 2, 1, 2).astype(np.uint8) * (LABELS > 0), "3 values .*they lie in 8 pieces"),
+    "ids that wrapped at 255": (np.where(LABELS > 4, LABELS - 4, LABELS), "they lie in 8 pieces"),
+    "a picture": (NOISE.integers(0, 256, SHAPE).astype(np.uint8), "256 values .*they"),
+    "a picture in colours": (NOISE.integers(0, 256, (*SHAPE, 3)).astype(np.uint8), "values .*none is 0|they run"),
+    "a distance map": (cv2.distanceTransform(WHITE, cv2.DIST_L2, 5).astype(np.uint8), "they|encloses"),
+    "a heat map": (cv2.GaussianBlur(WHITE, (0, 0), 8), "they|encloses"),
+    "a label image as JPEG": (jpeg(LABELS, 95), "they|encloses"),
+    "a bright label image as JPEG": (jpeg(LABELS * 31, 95), "they|encloses"),
+    "a label image that was resized": (cv2.resize(LABELS, (100, 80)), "they"),
+    "a label image that was blurred": (cv2.GaussianBlur(LABELS, (0, 0), 1), "they|encloses"),
+    "soft colours": (np.dstack([soften(WHITE, "blur 1"), WHITE // 2, WHITE // 2]), "they|encloses"),
+    "inverted": (255 - WHITE, r"nucleus all along the frame, around 1\d{3} px of background"),
+    "inverted and soft": (255 - soften(WHITE, "jpeg 90"), "nucleus all along the frame"),
+    "inverted ids": (np.where(LABELS > 0, 0, 9).astype(np.uint8) + (LABELS == 8), "encloses|along the frame"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_neither_a_mask_nor_a_label_image_is_refused(kind):
+    array, message = REFUSED[kind]
+    with pytest.raises(InputError, match=message) as error:
+        split(array)
+    assert str(error.value).startswith("t.zip: a/masks/m.png: ")
+    assert "save a nucleus as 255 and all else as 0" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    labels=hnp.arrays(
+        st.sampled_from([np.uint8, np.uint16]),
+        st.tuples(st.integers(1, 12), st.integers(1, 12)),
+        elements=st.sampled_from([0, 1, 2, 3, 128, 254, 255]),
+    )
+)
+def test_any_file_is_one_mask_or_ids_or_refused(labels):
+    try:
+        found = split(labels)
+    except InputError:
+        return
+    if list(found) == ["m"]:
+        assert not found["m"][labels == 0].any()
+    else:
+        assert {name: mask.tolist() for name, mask in found.items()} == {
+            name: mask.tolist() for name, mask in by_id(labels).items()
+        }
 
 
 def merge_slowly(arrays, min_fragment_px):

@@ -142,6 +142,70 @@ def test_a_mask_of_another_size_is_named(make_archive, prepare):
         prepare(path)
 
 
+LABELS = box(2, 2, 5, 5) // 255 + box(2, 7, 5, 5) // 255 * 2 + box(12, 20, 4, 4) // 255 * 7
+
+
+class TestMaskFiles:
+    @pytest.fixture
+    def read_map(self, make_archive, folder, prepare):
+        """Return a function that prepares an image with these mask files, and returns its label map."""
+
+        def read_map(**masks):
+            names = {f"a/masks/{name}.png": content for name, content in masks.items()}
+            prepare(make_archive({"a/images/a.png": np.full((20, 30), 9, np.uint8)} | names))
+            return Pack(folder / "images.npz")["a.label_map"]
+
+        return read_map
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_a_label_image_is_a_nucleus_for_each_id(self, read_map, dtype):
+        assert np.array_equal(read_map(labels=LABELS.astype(dtype)), np.where(LABELS == 7, 3, LABELS))
+
+    def test_a_label_image_in_the_colours_of_a_palette(self, read_map):
+        picture = Image.fromarray(LABELS)
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, *[9] * 12, 0, 0, 128])
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        label_map = read_map(labels=file.getvalue())
+        assert label_map[[3, 3, 13], [3, 8, 21]].tolist() == [3, 2, 1]  # by their colours
+        assert np.array_equal(label_map > 0, LABELS > 0)
+
+    def test_the_faults_of_a_label_image_are_those_of_masks(self, read_map, folder):
+        faulty = LABELS.copy()
+        faulty[4, 4], faulty[18, 0] = 0, 2
+        read_map(labels=faulty)
+        problems = pd.read_csv(folder / "problems.csv", dtype=str)
+        assert problems[["mask_id", "problem", "value"]].to_numpy().tolist() == [
+            ["labels.1", "hole", "1"],
+            ["labels.2", "speck", "1"],
+        ]
+
+    def test_a_label_image_beside_masks(self, read_map, folder):
+        label_map = read_map(labels=LABELS, more=box(16, 0, 4, 4), twice=box(12, 20, 4, 4))
+        assert label_map.max() == 4
+        assert label_map[[3, 3, 17, 13], [3, 8, 1, 21]].tolist() == [1, 2, 3, 4]
+        problems = pd.read_csv(folder / "problems.csv", dtype=str)
+        assert problems[["mask_id", "problem"]].to_numpy().tolist() == [["twice", "overlap"], ["labels.7", "covered"]]
+
+    def test_a_mask_that_is_a_jpeg_by_another_name(self, read_map):
+        file = io.BytesIO()
+        mask = box(4, 8, 10, 12)
+        Image.fromarray(mask).save(file, "JPEG", quality=90)
+        assert np.array_equal(read_map(m=file.getvalue()), mask // 255)
+
+    def test_values_that_are_neither_are_named(self, read_map):
+        with pytest.raises(InputError, match=r"train\.zip: a/masks/m\.png: 3 values \(0, 1, 2\), .* in 6 pieces; save"):
+            read_map(m=sum(box(3 * i, 4 * i, 2, 3) // 255 * (1 + i % 2) for i in range(6)))
+
+    def test_one_mask_of_all_nuclei_is_named(self, read_map):
+        scattered = box(0, 0, 4, 4) | box(0, 10, 4, 4) | box(10, 0, 4, 4)
+        assert read_map(m=scattered).max() == 1
+        scattered |= box(10, 10, 4, 4)
+        assert read_map(m=scattered, other=box(16, 25, 3, 3)).max() == 2
+        with pytest.raises(InputError, match=r"train\.zip: a/masks/m\.png: the only mask .* in 4 pieces; give each"):
+            read_map(m=scattered)
+
+
 @pytest.mark.parametrize("entry", ["a/images/a.png", "a/masks/m.png"])
 def test_a_file_that_does_not_decode_is_named(make_archive, prepare, entry):
     entries = dict.fromkeys(["a/images/a.png", "a/masks/m.png"], np.zeros((4, 5), np.uint8))

@@ -169,7 +169,7 @@ def test_a_partial_file_that_is_too_long_is_dropped(server, tmp_path):
 
 
 def test_the_beginning_of_another_sources_file_is_not_continued(server, tmp_path):
-    other = make_zip({"b": os.urandom(200_000)})
+    other = make_zip({"b/images/b.png": os.urandom(200_000)})
     server.files = {"/master.zip": ZIP, "/other.zip": other}
     server.cut_at, server.dies_after = [100_000], 1
     with pytest.raises(InputError):
@@ -217,7 +217,7 @@ def test_a_file_that_comes_again_otherwise_is_refused(server, tmp_path):
     fixes(server, tmp_path)
     (tmp_path / "stage1_train.zip").unlink()
     assert verify_checksums(tmp_path) == {}
-    server.files["/master.zip"] = make_zip({"other": "x"})
+    server.files["/master.zip"] = make_zip({"a/images/other.png": "x"})
     with pytest.raises(InputError, match=sha(ZIP)):
         fixes(server, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checksums.json"]
@@ -226,7 +226,7 @@ def test_a_file_that_comes_again_otherwise_is_refused(server, tmp_path):
 
 
 def test_bbbc038_adds_to_fixes_and_fixes_does_not_pass_for_fetched(server, tmp_path):
-    small = make_zip({"x": "y"})
+    small = make_zip({"x/images/x.png": "y"})
     server.files = {f"/b/{name}": small if name.endswith("zip") else b"ImageId\n" for name in BBBC038_FILES}
     server.files["/master.zip"] = ZIP
     fixes(server, tmp_path)
@@ -265,7 +265,9 @@ def test_a_file_put_there_by_hand_is_recorded(server, tmp_path):
 @pytest.mark.parametrize("source", ["nowhere", "", "bbbc039"])
 def test_no_such_source(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="give `fixes`, `bbbc038`, `kaggle` or such a folder"):
+    with pytest.raises(
+        InputError, match=r"give `fixes`, `bbbc038`, `kaggle`, or a folder with any of stage1_train\.zip"
+    ):
         fetch(source, tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
@@ -289,7 +291,8 @@ def kaggle(tmp_path, monkeypatch):
         "import os, shutil, sys\n"
         "open(os.environ['CALLS'], 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
         "if not os.path.exists(os.environ['SERVED']):\n"
-        "    sys.exit('403 - Forbidden')\n"
+        "    print('403 - Forbidden')\n"
+        "    sys.exit(1)\n"
         "shutil.copy(os.environ['SERVED'], sys.argv[sys.argv.index('-p') + 1])\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -314,25 +317,75 @@ def test_kaggle_archive_of_archives(kaggle):
     assert call.startswith("competitions download -c data-science-bowl-2018 -p ")
 
 
-@pytest.mark.parametrize("entry", ["../out.zip", "/tmp/out.zip", "a/b.zip", "..\\out.zip", ".."])
+@pytest.mark.parametrize(
+    "entry",
+    ["../stage1_test.zip", "/tmp/stage1_test.zip", "a/../../stage1_test.zip", "../out.zip", "..\\out.zip", ".."],
+)
 def test_kaggle_entries_do_not_climb_out(kaggle, entry):
-    (kaggle / "data-science-bowl-2018.zip").write_bytes(make_zip({entry: ZIP}))
-    with pytest.raises(InputError, match="no plain file name"):
-        fetch("kaggle", kaggle / "data")
-    assert not (kaggle / "out.zip").exists()
-    assert not (kaggle / "data" / "out.zip").exists()
+    (kaggle / "data-science-bowl-2018.zip").write_bytes(make_zip({entry: ZIP, "stage1_train.zip": ZIP}))
+    names = {file.path.name for file in fetch("kaggle", kaggle / "data")}
+    assert names == ({"stage1_train.zip", "stage1_test.zip"} if "stage1_test" in entry else {"stage1_train.zip"})
+    assert {path.name for path in (kaggle / "data").iterdir()} == names | {"checksums.json"}
+    assert {path.name for path in kaggle.iterdir()} == {"bin", "calls", "data", "data-science-bowl-2018.zip"}
 
 
-def test_a_broken_kaggle_archive(kaggle):
-    (kaggle / "data-science-bowl-2018.zip").write_bytes(ZIP[:1000])
-    with pytest.raises(InputError, match="does not unpack"):
+def test_a_broken_kaggle_archive_is_downloaded_again(kaggle):
+    served = make_zip({"stage1_train.zip": ZIP})
+    (kaggle / "data-science-bowl-2018.zip").write_bytes(served[:1000])
+    with pytest.raises(InputError, match=r"data-science-bowl-2018\.zip: not a whole zip"):
         fetch("kaggle", kaggle / "data")
+    assert list((kaggle / "data").iterdir()) == []
+    damaged = bytearray(served)
+    damaged[5000] ^= 1
+    (kaggle / "data-science-bowl-2018.zip").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"data-science-bowl-2018\.zip/stage1_train\.zip: does not unpack"):
+        fetch("kaggle", kaggle / "data")
+    assert list((kaggle / "data").iterdir()) == []
+    (kaggle / "data-science-bowl-2018.zip").write_bytes(served)
+    assert fetch("kaggle", kaggle / "data")[0].new
 
 
 def test_kaggle_refuses_or_is_missing(kaggle, monkeypatch):
-    with pytest.raises(InputError, match=r"kaggle competitions download: .*kaggle.json"):
+    with pytest.raises(
+        InputError, match=r"kaggle competitions download: 403 - Forbidden; accept the rules at https://"
+    ):
         fetch("kaggle", kaggle / "data")
     monkeypatch.setenv("PATH", str(kaggle))
     monkeypatch.setattr(sys, "executable", str(kaggle / "python"))
-    with pytest.raises(InputError, match=r"no such program.*pip install -c constraints.txt"):
+    with pytest.raises(InputError, match=r"no such program.*pip install -c constraints.txt.*kaggle\.json"):
         fetch("kaggle", kaggle / "data")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "cure"),
+    [
+        ("403 Client Error: Forbidden for url: https://www.kaggle.com/x", "403 Client Error", "accept the rules at"),
+        (
+            "401 Client Error: Unauthorized for url: https://www.kaggle.com/x",
+            "401 Client Error",
+            "make a new API token",
+        ),
+        ("You must authenticate before you can call the Kaggle API.\nFollow: https://x", "You must auth", "API token"),
+        ("404 Client Error: Not Found for url: https://www.kaggle.com/x", "404 Client Error", "update the client"),
+        ("429 Client Error: Too Many Requests", "429 Client Error", "again later"),
+        (
+            "HTTPSConnectionPool(host='www.kaggle.com', port=443): Max retries exceeded",
+            "HTTPSConn",
+            "check the connection",
+        ),
+        ("('Connection aborted.', ConnectionResetError(104, 'reset'))", "'Connection aborted", "check the connection"),
+        ("Max retries exceeded: SSLError([SSL: CERTIFICATE_VERIFY_FAILED])", "Max retries", "REQUESTS_CA_BUNDLE"),
+        ("Warning: chmod 600 ~/.kaggle/kaggle.json\nwhat is new", "what is new", "mend that, or update the client"),
+        ("", "it fails, and says above why", "update the client"),
+    ],
+)
+def test_what_the_client_says_is_passed_on_with_its_own_cure(kaggle, words, shown, cure):
+    program = kaggle / "bin" / "kaggle"
+    program.write_text(f"#!{sys.executable}\nprint({words!r})\nraise SystemExit(1)\n")
+    with pytest.raises(InputError) as error:
+        fetch("kaggle", kaggle / "data")
+    message = str(error.value)
+    assert message.startswith(f"kaggle competitions download: {shown}") or f": ({shown}" in message
+    assert cure in message
+    assert "\n" not in message
+    assert ("accept the rules" in message) == words.startswith("403")

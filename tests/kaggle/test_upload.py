@@ -124,7 +124,7 @@ def test_refused_unauthorized_and_missing(kaggle, file, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="Could not submit"):
         upload(file)
     kaggle.set(fate="unauthorized")
-    with pytest.raises(InputError, match=r"Could not find kaggle.json.*pip install -c constraints.txt"):
+    with pytest.raises(InputError, match=r"Could not find kaggle.json.*make a new API token"):
         upload(file)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))

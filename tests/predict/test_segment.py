@@ -1,7 +1,10 @@
 """The files that `predict` reads and writes, and its large images, against the plain ways to do the same."""
 
+import errno
+import json
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -9,16 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
+import yaml
 from skimage.measure import regionprops_table
 from skimage.segmentation import find_boundaries
 
 from pipeline.errors import InputError
 from pipeline.folds.prediction import predict_estimated, predict_large
+from pipeline.images.image_file import read_images
 from pipeline.nuclei import decoding
 from pipeline.params import load_params
+from pipeline.predict import segment as segment_module
 from pipeline.predict.results import WRITERS, draw_outlines, measure_nuclei, write_nuclei, write_png
-from pipeline.predict.segment import check_paths, check_run, load_segmenter, read_images, segment_files
+from pipeline.predict.segment import load_segmenter, segment_files
+from pipeline.unet.runtime import Runtime
 from tests.faults.load import draw_nuclei, lay_out_run
+
+_PREDICT = segment_module._predict
 
 
 def blocks(shape=(130, 12), top=4):
@@ -86,17 +96,9 @@ def test_images_are_read_to_be_written_on(tmp_path, kind):
         table = np.random.default_rng(1).integers(0, 2**16, (3, 256), dtype=np.uint16)
         tifffile.imwrite(path, image[..., 0], photometric="palette", colormap=table)
         image = (table[:, image[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
-    ((_, read),) = read_images(path, 10**6)
+    ((_, read, _),) = read_images(path, 10**6)
     np.testing.assert_array_equal(read, image)
     assert read.flags.writeable
-
-
-def test_a_tiff_of_another_codec_is_refused_with_the_cure(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.uint8))
-    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
-        file.pages[0].tags["Compression"].overwrite(5)
-    with pytest.raises(InputError, match=r"a\.tif: .*LZW.*uncompressed or with zlib"):
-        list(read_images(tmp_path / "a.tif", 10**6))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -109,14 +111,14 @@ def test_values_that_are_no_numbers_are_refused(tmp_path, bad):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose network needs no training, and which leaves images beyond 10,000 px to one decoding."""
-    return lay_out_run(tmp_path_factory.mktemp("run"), seed=0, select__max_pixels=10_000)
+    quick = {"size__steps": 0, "size__scales": (1.0,)}
+    return lay_out_run(tmp_path_factory.mktemp("run"), seed=0, select__max_pixels=10_000, **quick)
 
 
 def load_run(run):
     """Return what finds the nuclei of a run, and its parameters."""
     params = load_params(run / "params.yaml")
-    parts = (params.contrast, params.unet, params.runtime, params.size, params.predict, params.select)
-    return load_segmenter(run / "folds", params.folds.ids, *parts), params
+    return load_segmenter(run / "folds", params.folds.ids, params.recipe, params.predict, params.select), params
 
 
 def segment(run, paths, out):
@@ -173,11 +175,245 @@ def test_large_and_small_images_keep_their_order_and_faults_come_last(run, tmp_p
     for (path, count), name in zip((next(found) for _ in sides), sides, strict=True):
         assert path.name == f"{name}.label_map.tif"
         assert count == tifffile.imread(path).max() > 0
-    with pytest.raises(InputError, match=r"2 of 8 files .*b2\.png.*c2\.tif"):
+    with pytest.raises(InputError, match=r"2 images are left out.* 8 files.*\n.*/b2\.png: .*\n.*/c2\.tif: "):
         next(found)
-    # The bar moves by parts of an image, and by eight files in all: two were no image.
+    # The bar moves by eight files in all: two were no image.
     assert sum(done) == pytest.approx(8)
-    assert 0 < min(done) < 1
+
+
+def test_an_image_is_written_and_counted_before_the_next_is_read(run, tmp_path, monkeypatch):
+    """On a CPU, however many go through the networks at once: whoever stops after one has that one."""
+    done, read = [], []
+
+    @contextmanager
+    def note_progress(_title, _total):
+        yield NotedBar(done)
+
+    def note_read(path, *rest):
+        read.append(path.name)
+        return read_images(path, *rest)
+
+    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setattr("pipeline.predict.segment.read_images", note_read)
+    out, paths = tmp_path / "out", draw_files(tmp_path, "abc")
+    found = segment(run, paths, out)
+    next(found)
+    assert read == ["a.png"]
+    assert sum(done) == pytest.approx(1)
+    assert names_in(out) == results_of("a")
+    found.close()
+    assert names_in(out) == results_of("a")
+
+
+def draw_files(folder, names, side=60):
+    """Write an image of nuclei for each name, and return their paths."""
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / f"{name}.png"), draw_nuclei(side, side, seed=number))
+    return [folder / f"{name}.png" for name in names]
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def results_of(names):
+    return sorted(f"{name}{suffix}" for name in names for suffix in WRITERS)
+
+
+def on_a_gpu(monkeypatch, run):
+    """Return the run's segmenter, which takes this CPU for a GPU: its networks stay where they are."""
+    segmenter, params = load_run(run)
+    monkeypatch.setattr("pipeline.predict.segment._predict", lambda images, one: _PREDICT(images, on_cpu(one)))
+    gpu = Runtime(torch.device("cuda"), "fp32", channels_last=False)
+    return replace(
+        segmenter, runtime=gpu, predict=params.predict.model_copy(update={"batch": 3, "tile_px": 64})
+    ), params
+
+
+def on_cpu(segmenter):
+    return replace(segmenter, runtime=Runtime(torch.device("cpu"), "fp32", channels_last=False))
+
+
+def test_a_gpu_sees_neighbours_of_one_shape_together_as_many_as_go_through_it_at_once(run, tmp_path, monkeypatch):
+    segmenter, params = on_a_gpu(monkeypatch, run)
+    paths = draw_files(tmp_path, "abcd") + draw_files(tmp_path, "e", side=50) + draw_files(tmp_path, "f")
+    groups, whole = [], segment_module._predict_shared
+    monkeypatch.setattr(
+        "pipeline.predict.segment._predict_shared",
+        lambda group, one: groups.append("".join(each.name for each in group)) or whole(group, one),
+    )
+    found = segment_files(paths, tmp_path / "out", segmenter, params.housekeeping)
+    next(found)
+    assert groups == ["abc"]
+    assert names_in(tmp_path / "out") == results_of("a")
+    list(found)
+    assert groups == ["abc", "d", "e", "f"]
+    assert names_in(tmp_path / "out") == results_of("abcdef")
+    expected = dict(segment(run, paths, tmp_path / "alone"))
+    for path in expected:
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / path.name), tifffile.imread(path))
+
+
+def test_images_that_fail_together_on_a_gpu_are_seen_alone(run, tmp_path, monkeypatch):
+    segmenter, params = on_a_gpu(monkeypatch, run)
+
+    def fail_at_b(images, one):
+        if "b" in [name for name, _ in images]:
+            raise RuntimeError("CUDA out of memory")
+        return _PREDICT(images, on_cpu(one))
+
+    monkeypatch.setattr("pipeline.predict.segment._predict", fail_at_b)
+    found = segment_files(draw_files(tmp_path, "abc"), tmp_path / "out", segmenter, params.housekeeping)
+    assert [path.name[0] for path, _ in (next(found), next(found))] == ["a", "c"]
+    with pytest.raises(InputError, match=r"^\S*/b\.png: memory ran out \(CUDA out of memory\)"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("read_images", MemoryError()),
+        ("read_images", PermissionError(errno.EACCES, "Permission denied")),
+        ("_find_nuclei", RuntimeError("odd")),
+        ("_find_nuclei", MemoryError()),
+        ("write_nuclei", KeyError("x")),
+        ("write_nuclei", InputError("b: mend this")),
+    ],
+)
+def test_what_goes_wrong_with_one_image_is_its_own_fault(run, tmp_path, monkeypatch, where, error):
+    done, usual = [], getattr(segment_module, where)
+
+    @contextmanager
+    def note_progress(_title, _total):
+        yield NotedBar(done)
+
+    def fail_at_b(*arguments):
+        names = [one if isinstance(one, str) else getattr(one, "name", None) for one in arguments]
+        if "b" in names or "b.png" in names:
+            raise error
+        return usual(*arguments)
+
+    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setattr(f"pipeline.predict.segment.{where}", fail_at_b)
+    out, found = tmp_path / "out", []
+    with pytest.raises(InputError, match=r"^\S*/b\.png: ") as fault:
+        found.extend(segment(run, draw_files(tmp_path, "abc"), out))
+    assert ("memory ran out" if isinstance(error, MemoryError) else error.args[-1]) in str(fault.value)
+    assert names_in(out) == results_of("ac")
+    assert sum(done) == pytest.approx(3)
+
+
+def test_a_page_that_fails_is_named_and_the_others_are_done(run, tmp_path, monkeypatch):
+    usual = segment_module._find_nuclei
+
+    def fail_at_1(opened, *rest):
+        if opened.name == "s.page001":
+            raise RuntimeError("odd")
+        return usual(opened, *rest)
+
+    monkeypatch.setattr("pipeline.predict.segment._find_nuclei", fail_at_1)
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=r"/s\.tif: s\.page001: fails with RuntimeError \(odd\); save it anew"):
+        list(segment(run, [tmp_path / "s.tif"], tmp_path / "out"))
+    assert names_in(tmp_path / "out") == results_of(["s.page000", "s.page002"])
+
+
+def test_a_large_image_that_fails_in_the_middle_counts_as_one(run, tmp_path, monkeypatch):
+    done, usual = [], segment_module.predict_large
+
+    @contextmanager
+    def note_progress(_title, _total):
+        yield NotedBar(done)
+
+    def break_off(*arguments):
+        yield next(usual(*arguments))[:40]
+        raise RuntimeError("half of it")
+
+    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setattr("pipeline.predict.segment.predict_large", break_off)
+    with pytest.raises(InputError, match=r"a\.png: fails with RuntimeError \(half of it\)"):
+        list(segment(run, draw_files(tmp_path, "a", side=200), tmp_path / "out"))
+    assert done == pytest.approx([0.2, 0.8])
+
+
+def test_an_interruption_stops_all_and_leaves_what_was_counted(run, tmp_path, monkeypatch):
+    done, usual = [], segment_module._find_nuclei
+
+    @contextmanager
+    def note_progress(_title, _total):
+        yield NotedBar(done)
+
+    def stop_at_b(opened, *rest):
+        if opened.name == "b":
+            raise KeyboardInterrupt
+        return usual(opened, *rest)
+
+    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setattr("pipeline.predict.segment._find_nuclei", stop_at_b)
+    with pytest.raises(KeyboardInterrupt):
+        list(segment(run, draw_files(tmp_path, "abc"), tmp_path / "out"))
+    assert names_in(tmp_path / "out") == results_of("a")
+    assert sum(done) == pytest.approx(1)
+
+
+def test_results_that_cannot_be_written_are_their_image_s_fault(run, tmp_path):
+    """A folder has the name of one, and a name has no room for its suffix."""
+    long = "l" * 248
+    paths, out = draw_files(tmp_path, ["a", "b", long, "z"]), tmp_path / "out"
+    (out / "b.label_map.tif").mkdir(parents=True)
+    found = []
+    with pytest.raises(InputError, match=r":\n.*/b\.png: .* \(Is a directory\); .*\n.*l\.png: .*too long\); shorten"):
+        found.extend(segment(run, paths, out))
+    assert [path.name for path, _ in found] == ["a.label_map.tif", "z.label_map.tif"]
+    assert not list(out.glob(".*"))
+
+
+def test_a_full_disk_is_said_of_each_image(run, tmp_path, monkeypatch):
+    def fill(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.predict.results.WRITERS", {**WRITERS, ".overlay.png": fill})
+    with pytest.raises(InputError) as fault:
+        list(segment(run, draw_files(tmp_path, "abc", side=20), tmp_path / "out"))
+    lines = str(fault.value).splitlines()
+    assert lines[0] == "3 images are left out; the others of 3 files are done:"
+    assert len(lines) == 4
+    for name, line in zip("abc", lines[1:], strict=True):
+        assert f"{name}.png: " in line
+        assert "cannot be written (No space left on device); make room" in line
+    assert names_in(tmp_path / "out") == []
+
+
+def test_the_channel_is_asked_of_every_file(run, tmp_path, monkeypatch):
+    asked = []
+
+    def note_channel(path, _, channel):
+        asked.append(channel)
+        return read_images(path, 10**6)
+
+    monkeypatch.setattr("pipeline.predict.segment.read_images", note_channel)
+    segmenter, params = load_run(run)
+    list(segment_files(draw_files(tmp_path, "ab"), tmp_path / "out", segmenter, params.housekeeping, channel=2))
+    assert asked == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("size", "object_diameter_px", "was 28.0 and is 60.0"),
+        ("contrast", "stretch", "was true and is false"),
+        ("unet", "width", "was 2 and is 4"),
+        ("targets", "distance_px", "was 8 and is 3"),
+    ],
+)
+def test_a_params_yaml_of_another_training_is_refused(run, tmp_path, name, key, values):
+    shutil.copytree(run, tmp_path / "run")
+    content = yaml.safe_load((run / "params.yaml").read_text())
+    content[name][key] = json.loads(values.split()[-1])
+    (tmp_path / "run" / "params.yaml").write_text(yaml.safe_dump(content))
+    expected = rf"weights/0\.safetensors: .*{name}\.{key} {values}; restore the params\.yaml"
+    with pytest.raises(InputError, match=expected):
+        load_run(tmp_path / "run")
 
 
 def test_the_bar_expects_every_page_of_a_stack(run, tmp_path, monkeypatch):
@@ -196,22 +432,6 @@ def test_the_bar_expects_every_page_of_a_stack(run, tmp_path, monkeypatch):
     assert len(list(segment(run, [tmp_path / "stack.tif"], tmp_path / "out"))) == 3
     assert sum(more) == 2
     assert sum(done) == pytest.approx(3)
-
-
-def test_wrong_paths_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.uint8))
-    check_paths([tmp_path / "a.tif"])
-    for wrong, message in ((tmp_path, "a folder"), (tmp_path / "b.tif", "no such file"), (tmp_path / "a.png", "two")):
-        with pytest.raises(InputError, match=message):
-            check_paths([tmp_path / "a.tif", wrong])
-
-
-@pytest.mark.parametrize("missing", ["weights", "sizes", "candidates.npz", "decoding.json"])
-def test_a_folder_without_a_run_is_refused_with_the_cure(run, tmp_path, missing):
-    check_run(run / "folds")
-    shutil.copytree(run / "folds", tmp_path / "folds", ignore=shutil.ignore_patterns(missing))
-    with pytest.raises(InputError, match=r"no trained run.*--run"):
-        check_run(tmp_path / "folds")
 
 
 def test_an_image_gets_a_file_from_every_writer(tmp_path, monkeypatch):
@@ -245,4 +465,18 @@ def test_a_writer_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.predict.results.WRITERS", {".half": fail})
     with pytest.raises(InputError, match="no room"):
         write_nuclei(tmp_path / "out", "a", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.int32))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_all_results_are_there_where_the_label_map_is(tmp_path, monkeypatch):
+    seen = []
+
+    def fail(path, *_):
+        seen.append(sorted(other.name for other in (tmp_path / "out").glob("a.*")))
+        raise InputError("no room")
+
+    monkeypatch.setattr("pipeline.predict.results.WRITERS", {**WRITERS, ".last": fail})
+    with pytest.raises(InputError, match="no room"):
+        write_nuclei(tmp_path / "out", "a", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.int32))
+    assert seen == [[]]
     assert list((tmp_path / "out").iterdir()) == []

@@ -20,7 +20,8 @@ from pipeline.nuclei.metric import score
 from pipeline.nuclei.solution import read_solution, score_submission
 from pipeline.nuclei.submission import read_label_maps, read_submission, validate_submission
 from pipeline.params import Params
-from pipeline.predict.segment import Segmenter, check_run, load_segmenter, segment_files
+from pipeline.predict.paths import check_run
+from pipeline.predict.segment import Segmenter, load_segmenter, segment_files
 from pipeline.stages import evaluate, folds, predict_oof, predict_testset, prepare, report, size, submit, train
 from tests.faults.workspace import make_archives
 from tests.tiny import tiny_params
@@ -201,10 +202,7 @@ def test_training_refuses_a_fold_table_that_leaks_or_lacks_an_image(run: Path, t
 
 
 def load(folds: Path, params: Params) -> Segmenter:
-    return load_segmenter(
-        folds, params.folds.ids, params.contrast, params.unet, params.runtime, params.size, params.predict,
-        params.select,
-    )  # fmt: skip
+    return load_segmenter(folds, params.folds.ids, params.recipe, params.predict, params.select)
 
 
 def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -> None:

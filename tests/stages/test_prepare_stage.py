@@ -95,6 +95,11 @@ def test_an_image_that_two_sources_have_leaves_nothing(make_archive, tmp_path, o
     ("train", "test", "message"),
     [
         (TRAIN | {"a/masks/n.png": np.zeros((8, 6), np.uint8)}, TEST, r"a/masks/n\.png: a mask of 8 x 6 px"),
+        (
+            TRAIN | {"a/masks/n.png": np.arange(48, dtype=np.uint8).reshape(6, 8)},
+            TEST,
+            r"train\.zip: a/masks/n\.png: 48 values \(0, 1, 2 \.\.\), neither",
+        ),
         (TRAIN, {"b/images/b.png": b"not an image"}, r"b/images/b\.png: does not decode"),
         (TRAIN, {"README.md": b"nothing here"}, r"test\.zip: no PNG of the form"),
         (TRAIN, None, r"test\.zip: no such archive"),

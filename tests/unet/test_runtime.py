@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from pipeline.compose import compose_params
 from pipeline.errors import InputError
 from pipeline.params import RuntimeParams
+from pipeline.unet import runtime
 from pipeline.unet.runtime import Runtime, select_device, select_precision, start_runtime
 
 
@@ -64,6 +66,7 @@ def test_an_apple_gpu_is_taken_with_a_warning_and_not_by_auto(monkeypatch, has_c
         ("cpu", {"amx_bf16": True}, "bf16"),
         ("cpu", {"bf16": True, "neon": True}, "bf16"),  # ARM
         ("cpu", {"avx512_f": True, "avx512_bf16": False, "architecture": "x86_64"}, "fp32"),
+        ("cpu", {"avx2": True, "avx512_f": False, "architecture": "x86_64"}, "fp32"),
     ],
 )
 def test_auto_precision_is_what_the_device_has(monkeypatch, device, native, precision):
@@ -73,10 +76,31 @@ def test_auto_precision_is_what_the_device_has(monkeypatch, device, native, prec
     assert select_precision("fp32", torch.device(device)) == "fp32"
 
 
+def test_without_one_dnn_no_cpu_is_fast_in_bf16(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # a Mac's torch
+    assert select_precision("auto", torch.device("cpu")) == "fp32"
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_that_is_asked_for_and_slow_is_taken_with_one_line(monkeypatch, capsys, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": native})
+    runtime._warn_of_bf16.cache_clear()
+    for _ in range(2):
+        assert select_precision("bf16", torch.device("cpu")) == "bf16"
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (0 if native else 1)
+    assert all("fp32; set it to auto" in line for line in lines)
+
+
+def test_the_default_is_auto():
+    for overrides in ([], ["train=cpu"], ["train=gpu"]):
+        assert compose_params(overrides).runtime.precision == "auto"
+
+
 def test_a_runtime_is_what_the_section_says():
-    runtime = start_runtime(runtime_params(threads=1, precision="bf16", channels_last=True))
-    assert runtime == Runtime(torch.device("cpu"), "bf16", channels_last=True)
-    assert runtime.memory_format is torch.channels_last
+    made = start_runtime(runtime_params(threads=1, precision="bf16", channels_last=True))
+    assert made == Runtime(torch.device("cpu"), "bf16", channels_last=True)
+    assert made.memory_format is torch.channels_last
     assert start_runtime(runtime_params()).memory_format is torch.contiguous_format
 
 
@@ -89,11 +113,11 @@ def test_threads_come_from_the_section(threads, other):
 
 def test_cudnn_times_its_algorithms_for_shapes_that_come_again_alone():
     """Else each image of another size would wait for it: in prediction, in reading sizes, in a look while training."""
-    runtime = start_runtime(runtime_params())
-    with runtime.autocast(same_shapes=True):
+    made = start_runtime(runtime_params())
+    with made.autocast(same_shapes=True):
         pass
     assert torch.backends.cudnn.benchmark  # the backward pass comes after the context
-    with runtime.autocast():
+    with made.autocast():
         assert not torch.backends.cudnn.benchmark
 
 

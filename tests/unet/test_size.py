@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.params import NetworkParams, SizeParams
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.size import SizeReader, extract_features, find_zoom, fit_reader, load_reader, save_reader
+from pipeline.unet.size import SizeReader, bound_zoom, extract_features, find_zoom, fit_reader, load_reader, save_reader
 
 OBJECT_PX = 14.0
 PARAMS = SizeParams(
@@ -60,6 +60,18 @@ def test_the_median_network_decides(model):
     assert find_zoom([model] * 3, readers, image, one, CPU) == 4.0
     assert find_zoom([model], readers[1:2], image, one, CPU) == 2.0
     assert find_zoom([model], readers[:1], image, one, CPU) == PARAMS.max_zoom
+
+
+@pytest.mark.parametrize(
+    ("shape", "lowest"),
+    [((140, 40), 0.2), ((50, 20), 14 / 50), ((9, 9), 1.0)],  # of discs of 14 px, the image itself would be smaller
+)
+def test_an_image_is_reduced_no_further_than_to_one_nucleus(model, shape, lowest):
+    assert bound_zoom((*shape, 3), PARAMS) == (pytest.approx(lowest), 4.0)
+    image = np.zeros((*shape, 3), np.uint8)
+    features = len(extract_features(model, image, 1.0, 96, CPU))
+    large = SizeReader(np.zeros(features), 20.0)
+    assert find_zoom([model], [large], image, PARAMS, CPU) == pytest.approx(lowest)
 
 
 def test_without_a_wanted_size_images_are_seen_as_they_are(model):
