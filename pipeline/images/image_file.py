@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.images.jpeg import JPEG_SIGNATURE
 from pipeline.images.png import PNG_SIGNATURE
 from pipeline.images.raw import decode_image, to_rgb
-from pipeline.images.tiff import Picture, is_tiff, read_tiff
+from pipeline.images.tiff import Picture, is_tiff, read_pictures
 
 
 class FileImage(NamedTuple):
@@ -47,7 +47,7 @@ def read_images(path: Path, max_pixels: int, channel: int | None = None) -> Iter
     with path.open("rb") as file:
         start = file.read(8)
     if is_tiff(start):
-        pictures = read_tiff(path, max_pixels)
+        pictures = read_pictures(path, max_pixels)
     elif start.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)) or not start:
         pictures = [Picture(decode_image(path.read_bytes(), str(path), max_pixels), 0)]
     else:

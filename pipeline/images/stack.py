@@ -118,8 +118,8 @@ def _read_tiff_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArra
     for file in (path, labels):
         if file is not None and not file.is_file():
             raise InputError(f"{file}: no such file; set data.dir, {section}.archive and .labels to where the stack is")
-    images = _read_pages(path, source.max_pixels)
-    insides: list[Any] = _read_pages(labels, source.max_pixels) if labels else [None] * len(images)
+    images = read_tiff(path, source.max_pixels)
+    insides: list[Any] = read_tiff(labels, source.max_pixels) if labels else [None] * len(images)
     if len(images) != len(insides):
         raise InputError(f"{labels}: {len(insides)} pages for the {len(images)} of {path.name}; give a label per slice")
     digits = len(str(len(images) - 1))
@@ -164,11 +164,7 @@ def _list_folder(path: Path, section: str) -> tuple[_Readers, _Readers]:
 def _read_file(file: Path, max_pixels: int) -> NDArray[Any]:
     if file.suffix.lower() not in _TIFF_NAMES:
         return decode_image(file.read_bytes(), str(file), max_pixels)
-    pages = _read_pages(file, max_pixels)
+    pages = read_tiff(file, max_pixels)
     if len(pages) != 1:
         raise InputError(f"{file}: {len(pages)} pages; give a file per slice, or name the TIFF itself as the archive")
     return pages[0]
-
-
-def _read_pages(file: Path, max_pixels: int) -> list[NDArray[Any]]:
-    return [picture.array for picture in read_tiff(file, max_pixels)]

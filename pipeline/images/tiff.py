@@ -37,7 +37,7 @@ class Picture(NamedTuple):
     """A picture of a file.
 
     Attributes:
-        array: (H, W) or (H, W, 1..4), in the order grey or R, G, B, then opacity.
+        array: (H, W) or (H, W, 2..4), in the order grey or R, G, B, then opacity.
         channel: which of the file's channels it is of, counted from 0.
     """
 
@@ -50,7 +50,12 @@ def is_tiff(start: bytes) -> bool:
     return start[:4] in _TIFF
 
 
-def read_tiff(path: Path, max_pixels: int) -> list[Picture]:
+def read_tiff(path: Path, max_pixels: int) -> list[NDArray[Any]]:
+    """Return the arrays of `read_pictures`, each (H, W) or (H, W, 2..4), whatever channel they are of."""
+    return [picture.array for picture in read_pictures(path, max_pixels)]
+
+
+def read_pictures(path: Path, max_pixels: int) -> list[Picture]:
     """Return the pictures of a TIFF, of all its series in turn; smaller copies of others are left out.
 
     Raises:
@@ -127,8 +132,7 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
     pictures = []
     for number, page in enumerate(pages):
         place = dict(zip((axes[i] for i in others), np.unravel_index(number, places), strict=True)) if others else {}
-        parts = [_join_samples(page, colours, extras, series.keyframe)]
-        parts += [page[..., colours + i] for i, kind in enumerate(extras) if kind not in (_PREMULTIPLIED, _OPACITY)]
+        parts = _split_samples(page, colours, extras, series.keyframe)
         for i, part in enumerate(parts):
             upright = turn_upright(part, 1 if tag is None else tag.value, str(path))
             pictures.append(Picture(upright, int(place.get("C", 0)) * len(parts) + i))
@@ -193,24 +197,43 @@ def _check_jpeg(tables: bytes | None, data: bytes, path: Path) -> None:
         raise InputError(f"{path}: a TIFF whose JPEG is damaged ({shorten(error)}); {_CURE}") from error
 
 
-def _join_samples(page: NDArray[Any], colours: int, extras: list[int], keyframe: tifffile.TiffPage) -> NDArray[Any]:
-    """Return (H, W, samples) as grey or RGB in which more is brighter, and its opacity if it has one."""
-    array, bits = page[..., :colours], keyframe.bitspersample
+def _split_samples(
+    page: NDArray[Any], colours: int, extras: list[int], keyframe: tifffile.TiffPage
+) -> list[NDArray[Any]]:
+    """Return the pictures of (H, W, samples): its colour, with its opacity if it has one, and the other stains.
+
+    In all of them more is brighter, and the bits fill the type.
+    """
+    opacity = [i for i, kind in enumerate(extras, colours) if kind == _OPACITY]
+    stains = [i for i, kind in enumerate(extras, colours) if kind not in (_PREMULTIPLIED, _OPACITY)]
     photometric = _name(keyframe.photometric)
     if photometric == "PALETTE":
         table = np.asarray(keyframe.colormap)
         # It has 16 bits for each colour; some programs fill only the lower 8.
-        array = (table if table.max() < 256 else table >> 8).astype(np.uint8).T[array[..., 0]]
-    elif array.dtype.kind == "b":
-        array = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint8 and bits < 8:
-        array = (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-    if photometric == "MINISWHITE":
-        array = -array if array.dtype.kind == "f" else ~array
+        colour = (table if table.max() < 256 else table >> 8).astype(np.uint8).T[page[..., 0]]
+    else:
+        page = _fill_bits(page, keyframe.bitspersample)
+        colour = page[..., :colours]
     if photometric == "SEPARATED":
-        array = _mix_inks(array)
-    opacity = [page[..., colours + i, None] for i, kind in enumerate(extras) if kind == _OPACITY]
-    return np.concatenate([array, *opacity], axis=2) if opacity else array
+        colour = _mix_inks(colour)
+    grey = [page[..., i] for i in stains]
+    if photometric == "MINISWHITE":
+        colour, *grey = (-part if part.dtype.kind == "f" else ~part for part in (colour, *grey))
+    if opacity:
+        colour = np.concatenate([colour, page[..., opacity]], axis=2)
+    return [colour[..., 0] if colour.shape[2] == 1 else colour, *grey]
+
+
+def _fill_bits(array: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return values of so many bits as such of all the bits of their type."""
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8) * 255
+    spare = 8 * array.itemsize - bits
+    if array.dtype.kind == "f" or spare <= 0:
+        return array
+    if array.dtype == np.uint8:
+        return (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    return array << spare
 
 
 def _mix_inks(array: NDArray[Any]) -> NDArray[Any]:

@@ -87,6 +87,12 @@ class TestChannels:
         assert_images(path, np.dstack([DAPI, GFP, RFP]), CY5)
         assert_images(path, CY5, channel=1)
 
+    @pytest.mark.parametrize("planes", ["contig", "separate"])
+    def test_white_that_is_zero_holds_for_every_stain(self, tmp_path, planes):
+        samples = 255 - np.stack([DAPI, GFP, RFP], axis=2 if planes == "contig" else 0)
+        tifffile.imwrite(tmp_path / "a.tif", samples, photometric="miniswhite", planarconfig=planes)
+        assert_images(tmp_path / "a.tif", DAPI, GFP, RFP)
+
     def test_opacity_that_is_tagged(self, tmp_path):
         """One that was multiplied in already is over black as it stands; the other is multiplied in."""
         opacity = np.full_like(DAPI, 255)

@@ -480,3 +480,45 @@ def test_all_results_are_there_where_the_label_map_is(tmp_path, monkeypatch):
         write_nuclei(tmp_path / "out", "a", np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.int32))
     assert seen == [[]]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_channels_are_explained_once(run, tmp_path, capsys):
+    stains = np.stack([draw_nuclei(40, 40, seed=i)[..., 0] for i in range(3)])
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", stains, imagej=True, metadata={"axes": "CYX"})
+    files = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    assert len(list(segment(run, files, tmp_path / "out"))) == 6
+    assert capsys.readouterr().err.count("3 channels, each an image of its own; `--channel N` takes one") == 1
+    segmenter, params = load_run(run)
+    assert len(list(segment_files(files, tmp_path / "one", segmenter, params.housekeeping, channel=1))) == 2
+    assert "channels" not in capsys.readouterr().err
+    assert "a.page001.label_map.tif" in names_in(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("zoom", "word"), [(0.0625, "larger"), (4.0, "smaller"), (1.0, None)])
+def test_a_size_at_the_end_of_the_zooms_is_said(run, tmp_path, monkeypatch, capsys, zoom, word):
+    monkeypatch.setattr("pipeline.folds.prediction.find_zoom", lambda *_: zoom)
+    cv2.imwrite(str(tmp_path / "a.png"), draw_nuclei(500, 450, seed=0))
+    segmenter, params = load_run(run)
+    free = segmenter.finder.select.model_copy(update={"max_pixels": 10**6})
+    candidates = replace(segmenter.finder.candidates, select=free)
+    segmenter = replace(segmenter, finder=replace(segmenter.finder, candidates=candidates))
+    list(segment_files([tmp_path / "a.png"], tmp_path / "out", segmenter, params.housekeeping))
+    assert (f"its nuclei may be {word} than" in capsys.readouterr().err) == (word is not None)
+
+
+def test_an_image_without_nuclei_is_looked_at_from_further_and_further_off(run, tmp_path, monkeypatch):
+    looks = []
+
+    def find_at_a_quarter(_, probabilities, zoom):
+        looks.append(zoom)
+        label_map = np.zeros(probabilities.shape[1:3], np.int32)
+        label_map[20:70, 20:70] = zoom <= 0.36
+        return label_map
+
+    monkeypatch.setattr("pipeline.folds.prediction.find_zoom", lambda *_: 1.0)
+    monkeypatch.setattr("pipeline.folds.finder.NucleusFinder.find", find_at_a_quarter)
+    cv2.imwrite(str(tmp_path / "a.png"), draw_nuclei(90, 90, seed=0))
+    ((_, count),) = segment(run, [tmp_path / "a.png"], tmp_path / "out")
+    assert count == 1
+    assert looks == pytest.approx([1.0, 0.5**0.5, 0.5, 0.5**1.5])
