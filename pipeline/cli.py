@@ -36,7 +36,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     fetch = commands.add_parser("fetch", help="get the competition's archives")
-    fetch.add_argument("source", metavar="SOURCE", help="fixes, bbbc038, kaggle, or a folder that holds the zips")
+    fetch.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="fixes, bbbc038, kaggle, or a file or folder that holds the zips, unpacked or not",
+    )
     fetch.add_argument("--to", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
     fetch.set_defaults(call=_fetch)
 
@@ -209,7 +213,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     folds = arguments.run / FOLDS
     check_run(folds)
-    images = choose_images(arguments.images)
+    images = choose_images(arguments.images, arguments.out)
     check_out(arguments.out)
     params = load_params(arguments.run / PARAMS)
     segmenter = load_segmenter(folds, params.folds.ids, params.recipe, params.predict, params.select)

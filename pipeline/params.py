@@ -53,8 +53,7 @@ class DataParams(Section):
 class ContrastParams(Section):
     """The stretch of each image's brightness before the network sees it, in training and in prediction alike."""
 
-    stretch: bool
-    noise_span: NotNegative  # the range is stretched as if at least so many times as wide as its noise
+    stretch: bool  # by the rule of `pipeline/images/contrast.py`
 
 
 class FoldsParams(Section):

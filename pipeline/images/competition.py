@@ -5,6 +5,7 @@ processes, each of which reads the zip itself; at most a few per process are in 
 """
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.parallel import map_in_order
 from pipeline.progress import track
 
-_MOST_PIECES = 3  # of one nucleus, where it has the image for itself
+_MOST_PIECES = 3  # of one nucleus, in an image whose every mask is in pieces
 
 
 def read_competition(source: Source) -> Iterator[PreparedImage]:
@@ -58,10 +59,11 @@ def read_image(archive: zipfile.ZipFile, entry: ArchiveImage, source: Source) ->
     if source.labelled:
         masks = [mask for name in entry.mask_entries for mask in _read_masks(archive, name, image.shape[:2], source)]
         label_map, problems = merge_masks(masks, image.shape[:2], source.min_fragment_px)
-        pieces = 1 + sum(problem.problem == "fragment" for problem in problems)
-        if len(masks) == 1 and pieces > _MOST_PIECES:
+        fragments = Counter(problem.mask_id for problem in problems if problem.problem == "fragment")
+        pieces = 1 + min((fragments[mask.mask_id] for mask in masks), default=0)
+        if pieces > _MOST_PIECES:
             raise InputError(
-                f"{archive.filename}: {entry.mask_entries[0]}: the only mask of its image, and in {pieces} pieces; "
+                f"{archive.filename}: {entry.mask_entries[0]}: each mask of its image is in {pieces} pieces or more; "
                 "give each nucleus a mask, or number the pieces and save one label image (skimage.measure.label)"
             )
     return describe_image(entry.image_id, image, label_map, problems)

@@ -5,9 +5,9 @@ colours keep their hue. Fluorescence images of the competition end at 15 of 255 
 
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
-nuclei that there are. All of this moves along with the values: whatever they are multiplied by, and whatever is added
-to them, the levels are the same. Noise would be stretched as well where there is nothing else: what the network sees
-has a range that is a number of times as wide as the noise.
+nuclei that there are. Where there is nothing else, noise would be stretched: so the range is at least a number of times
+as wide as the noise, and as the steps between values. All of this moves along with the values: whatever they are
+multiplied by, and whatever is added to them, the levels are the same.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,30 +23,33 @@ from pipeline.params import ContrastParams
 Named = tuple[str, NDArray[np.uint8]]
 
 # What is cut off at each end: this share of the pixels, but no more than so many of them.
-_CUT_SHARE, _CUT_PX = 0.001, 100
+_CUT_SHARE, _CUT_PX = 0.001, 50
+# Noise is the standard deviation within blocks, in the block at this percentile: mere background. Blocks of small images
+# are smaller, down to a side of 4; fewer than 20 say nothing.
+_BLOCK_PX, _QUIET_PERCENT, _LEAST_BLOCKS = 16, 5, 20
+# The range is at least so many times as wide as the noise: as it is in every image of the competition, where the least
+# is 44.
+_NOISE_SPAN = 44
+# And at least so many times as the step between two values, unless it is more than half of all that the type can hold.
+_STEP_SPAN = 8
 _STRIP_VALUES = 2**20  # at a time: floats of a whole image would be many times its size
-# Noise is the standard deviation within blocks of this side, in the block at this percentile: one of mere background.
-_BLOCK_PX, _QUIET_PERCENT = 16, 5
-# Rounding to whole numbers adds to the noise: the deviation of a uniform distribution of width 1.
-_ROUNDING_STD = 12**-0.5
 # Halves are rounded up, and with them what 32 bits of a float cannot tell from a half.
 _HALF = 0.5 + 2**-10
+_HALF_NOISE = 3  # levels by which the noise of rounded values may move the range
 # An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
 _DIM = 160
 
 
 def to_levels(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an image (H, W, C) of any real type, its values finite, as uint8: its range brought to 0 .. 255.
+    """Return an image (H, W, C) of any real type, its values finite, C of 1 or 3, as uint8.
 
-    Whole numbers are spread no further apart than they were. C is 1 or 3.
+    Of uint8 it is the image itself; the range of another is brought to 0 .. 255.
     """
     if image.dtype == np.uint8:
         return image
-    step = 1.0
     if image.dtype != np.uint16:
-        image, step = _normalise(image)
-    low, high = find_range(image)
-    span = max(high - low, 255 * step) or 1.0
+        image = _normalise(image)
+    low, span = find_range(image)
     levels = np.empty(image.shape, np.uint8)
     for rows in split_rows(image):
         levels[rows] = _level(image[rows], low, span)
@@ -54,46 +57,37 @@ def to_levels(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> NDArray[np.uint8]:
-    """Return the look-up table (256,) uint8 that stretches an image (H, W, 3) uint8: the identity if not asked for.
-
-    A range narrower than `params.noise_span` times the noise is stretched as if it were that wide: a blank image stays
-    dark.
-    """
+    """Return the look-up table (256,) uint8 that stretches an image (H, W, 3) uint8: the identity if not asked for."""
     levels = np.arange(256)
     if not params.stretch:
         return levels.astype(np.uint8)
-    low, high = find_range(image)
-    return _level(levels, low, max(high - low, params.noise_span * find_noise(image)))
+    low, span = find_range(image)
+    # What `to_levels` made is not rounded a second time.
+    is_stretched = low == 0 and abs(span - 255) < _HALF_NOISE
+    return levels.astype(np.uint8) if is_stretched else _level(levels, low, span)
 
 
 def find_range(image: NDArray[Any]) -> tuple[float, float]:
-    """Return the darkest and the brightest value of an image (H, W, C) uint8, uint16 or float32, C of 1 or 3."""
+    """Return the value of an image that becomes 0, and how far above it, more than 0, is the one that becomes 255.
+
+    Args:
+        image: (H, W, C) uint8, uint16 or float32, C of 1 or 3.
+    """
     cut = min(int(_CUT_SHARE * image.size), _CUT_PX * image.shape[2])
-    if image.dtype == np.uint8:
-        counts = np.sum([_count_levels(strip) for strip in _smooth(image)], axis=0)
-        low, high = (np.flatnonzero(np.cumsum(order) > cut)[0] for order in (counts, counts[::-1]))
-        return float(low), 255.0 - float(high)
-    darkest, brightest = [], []
+    darkest, brightest, values, deviations = [], [], [], []
+    thin = 1 if image.size < _STRIP_VALUES else 4  # each so manyth pixel has all values that there are many of
     for strip in _smooth(image):
-        last = strip.size - 1
-        most = min(cut, last)
-        values = np.partition(strip.ravel(), (most, last - most))
-        darkest.append(values[: most + 1])
-        brightest.append(values[last - most :])
-    ends = np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]
-    return float(ends[0]), float(ends[1])
-
-
-def find_noise(image: NDArray[np.uint8]) -> float:
-    """Return the standard deviation, in levels, of what is left of the noise of an image (H, W, C) once smoothed."""
-    deviations = []
-    rows, columns = (min(_BLOCK_PX, side) for side in image.shape[:2])
-    for strip in _smooth(image):
-        grey = sum(strip[..., channel].astype(np.float32) for channel in range(image.shape[2])) / image.shape[2]
-        height, width = grey.shape[0] // rows, grey.shape[1] // columns
-        blocks = grey[: height * rows, : width * columns].reshape(height, rows, width, columns)
-        deviations.append(blocks.std(axis=(1, 3)).ravel())
-    return float(np.hypot(np.percentile(np.concatenate(deviations), _QUIET_PERCENT), _ROUNDING_STD))
+        lowest, highest = _find_ends(strip, cut)
+        darkest.append(lowest)
+        brightest.append(highest)
+        values.append(np.unique(strip[::thin, ::thin]))
+        deviations.append(_find_deviations(strip, image.shape))
+    low, high = float(np.sort(np.concatenate(darkest))[cut]), float(np.sort(np.concatenate(brightest))[-1 - cut])
+    noise = _find_noise(np.concatenate(deviations))
+    steps = np.diff(np.unique(np.concatenate(values)).astype(np.float64))
+    step = float(steps.min()) if steps.size else 1.0
+    is_wide = image.dtype.kind == "u" and high - low > np.iinfo(image.dtype).max / 2
+    return low, max(high - low, _NOISE_SPAN * noise, 0.0 if is_wide else _STEP_SPAN * step)
 
 
 def apply_contrast(image: NDArray[np.uint8], table: NDArray[np.uint8], in_place: bool = False) -> NDArray[np.uint8]:
@@ -118,7 +112,7 @@ def stretch_images(images: Iterable[Named], params: ContrastParams) -> Iterator[
 
 def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
     """Return an image (H, W, 3) uint8 RGB as it is shown to people, and whether it had to be brightened."""
-    brightest = find_range(image)[1]
+    brightest = sum(find_range(image))
     if brightest >= _DIM:
         return image, False
     gain = 255 / max(brightest, 1.0)
@@ -136,22 +130,46 @@ def _level(values: NDArray[Any], low: float, span: float) -> NDArray[np.uint8]:
     return np.floor((values - low) * (255 / span) + _HALF).clip(0, 255).astype(np.uint8)
 
 
-def _count_levels(strip: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return cv2.calcHist([strip.reshape(len(strip), -1)], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+def _find_ends(strip: NDArray[Any], cut: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the lowest and the highest `cut` + 1 values, in any order, or all where there are fewer."""
+    if strip.dtype == np.uint8:
+        counts = cv2.calcHist([strip.reshape(len(strip), -1)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        levels = np.arange(256, dtype=np.uint8)
+        low, high = (order.repeat(counts[order].clip(max=cut + 1))[: cut + 1] for order in (levels, levels[::-1]))
+        return low, high
+    last = strip.size - 1
+    most = min(cut, last)
+    values = np.partition(strip.ravel(), (most, last - most))
+    return values[: most + 1].copy(), values[last - most :].copy()  # of the strip itself nothing is kept
 
 
-def _normalise(image: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
-    """Return the values as float32 between 0 and 1, and the step of whole numbers among them; 0 where there is none.
+def _find_noise(deviations: NDArray[np.float32]) -> float:
+    """Return the noise, by the standard deviations within all blocks."""
+    # Blocks of one value are a border put around an image, unless most are: then it has no noise.
+    noisy = deviations[deviations > 0]
+    usual = noisy if 2 * len(noisy) > len(deviations) else deviations
+    return float(np.percentile(usual, _QUIET_PERCENT)) if len(usual) >= _LEAST_BLOCKS else 0.0
 
-    So they neither overflow, nor vanish beside what was added to them.
-    """
+
+def _find_deviations(strip: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the standard deviation in each block of a strip (rows, W, C) of an image of `shape`, of all channels."""
+    grey: NDArray[np.float32] = np.mean([strip[..., i] for i in range(shape[2])], axis=0, dtype=np.float32)
+    side = _BLOCK_PX
+    while side > 4 and min(shape[:2]) < 16 * side:
+        side //= 2
+    rows, columns = len(grey) // side, shape[1] // side
+    blocks = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return np.asarray(blocks.std(axis=(1, 3)).ravel(), np.float32)
+
+
+def _normalise(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the values as float32 between 0 and 1: they neither overflow, nor vanish beside what was added to them."""
     least, most = float(image.min()) / 2, float(image.max()) / 2
     normal = np.zeros(image.shape, np.float32)
-    if most == least:
-        return normal, 0.0
-    for rows in split_rows(image):
-        normal[rows] = (image[rows].astype(np.float64) / 2 - least) / (most - least)
-    return normal, 0.0 if image.dtype.kind == "f" else 0.5 / (most - least)
+    if most > least:
+        for rows in split_rows(image):
+            normal[rows] = (image[rows].astype(np.float64) / 2 - least) / (most - least)
+    return normal
 
 
 def _smooth(image: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -55,7 +55,8 @@ def turn_upright(array: NDArray[Any], orientation: int, name: str) -> NDArray[An
     """
     if orientation not in (0, *_TURNS):
         raise InputError(f"{name}: its orientation is {orientation}; give one of 1 .. 8, or none")
-    swap, rows, columns = _TURNS[orientation or 1]
+    if orientation in (0, 1):
+        return array
+    swap, rows, columns = _TURNS[orientation]
     turned = array.swapaxes(0, 1) if swap else array
-    turned = turned[:: -1 if rows else 1, :: -1 if columns else 1]
-    return array if turned is array else np.ascontiguousarray(turned)
+    return np.ascontiguousarray(turned[:: -1 if rows else 1, :: -1 if columns else 1])

@@ -16,6 +16,7 @@ JPEG_SIGNATURE = b"\xff\xd8\xff"
 # Markers of table B.1: those that start a frame, the start of a scan, and those without parameters.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _BARE = 0xDA, frozenset([0x01, *range(0xD0, 0xD9)])
+_END = b"\xff\xd9"
 _EXIF, _EXIF_START = 0xE1, b"Exif\0\0"
 _MAX_SCANS = 100  # each takes a pass over the whole image, and a few bytes; encoders make about ten
 
@@ -26,12 +27,13 @@ def read_jpeg_header(data: bytes, name: str) -> Header:
     Raises:
         InputError: it is cut short, or of more scans than any encoder makes.
     """
-    if data.count(bytes([0xFF, _SCAN])) > _MAX_SCANS:
-        raise InputError(f"{name}: a JPEG of more than {_MAX_SCANS} scans; save it anew")
     place, orientation = 2, 1
     while (place := data.find(0xFF, place) + 1) and place + 8 <= len(data):
         marker = data[place]
         if marker in _FRAMES:
+            # Up to the mark of the end: phones put films behind it.
+            if data.count(bytes([0xFF, _SCAN]), place, data.find(_END, place)) > _MAX_SCANS:
+                raise InputError(f"{name}: a JPEG of more than {_MAX_SCANS} scans; save it anew")
             height, width = struct.unpack_from(">HH", data, place + 4)
             return Header((height, width), orientation)
         if marker == _SCAN:

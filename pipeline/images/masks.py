@@ -5,12 +5,13 @@ In: decoded mask files. Out: a label map `(H, W)` uint16, 0 background, and the 
 What a file holds is decided by its values. 0, which is black or transparent, is the background. The rest is
 - a mask of one nucleus where it is one value;
 - a mask of one nucleus too where only its edges are soft, from antialiasing or JPEG: each object reaches the full
-  scale, values between a quarter and three quarters of it lie within 3 px of an edge, and fainter ones within 8 px of
-  an object, the side of a JPEG's blocks. The nucleus is what has at least half of the full scale;
+  scale, values between a quarter and three quarters of it lie within 3 px of an edge and nowhere fill 3 x 3 px with one
+  value, and fainter ones lie within 8 px of an object, the side of a JPEG's blocks. The nucleus is what has at least
+  half of the full scale;
 - else a label image, of a nucleus per value or colour: each is in one piece and, but for some that others hem in, has a
   pixel that touches no other (a tenth may fail), and none encloses another.
-What is none of these is refused, and so is a nucleus that goes all along the frame around a background: black and white
-were exchanged.
+What is none of these is refused, and so is one in which black and white were exchanged: a nucleus that goes all along
+the frame around a background, or along more than half of it and in most of the image, around a background in pieces.
 """
 
 from collections.abc import Iterable
@@ -95,9 +96,9 @@ def split_mask_file(used: UsedRows, mask_id: str, where: str, min_fragment_px: i
         else:
             masks = _split_label_image(frame, mask_id, where, min_fragment_px)
     for mask in masks:
-        if mask.pixels.shape == used.shape and _is_ring(mask.pixels):
+        if mask.pixels.shape == used.shape and _is_inverted(mask.pixels):
             raise InputError(
-                f"{where}: nucleus all along the frame, around {np.count_nonzero(~mask.pixels)} px of background, "
+                f"{where}: nucleus along the frame, around {np.count_nonzero(~mask.pixels)} px of background, "
                 f"as if black and white were exchanged; {_CURE}"
             )
     return masks
@@ -133,6 +134,10 @@ def _find_soft_nucleus(frame: NDArray[Any]) -> NDArray[np.uint8] | None:
         return None
     at_edge = cv2.morphologyEx(nucleus, cv2.MORPH_GRADIENT, _square(_EDGE_PX)) > 0
     is_between = (frame > full // 4) & (frame < full - full // 4)
+    is_flat = (cv2.dilate(frame, _square(1)) == frame) & (cv2.erode(frame, _square(1)) == frame)
+    is_graded = not (is_flat & (frame > full // 4) & (frame < full - full // 32)).any()
+    if not is_graded:
+        return None
     is_near = cv2.dilate(nucleus, _square(_BLOCK_PX)) > 0
     return None if (is_between & ~at_edge).any() or ((frame > 0) & ~is_near).any() else nucleus
 
@@ -168,10 +173,13 @@ def _split_label_image(frame: NDArray[Any], mask_id: str, where: str, min_fragme
     return masks
 
 
-def _is_ring(pixels: NDArray[np.bool_]) -> bool:
-    """Whether all of the border is true, and not all of the inside."""
-    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    return all(edge.all() for edge in edges) and not bool(pixels.all())
+def _is_inverted(pixels: NDArray[np.bool_]) -> bool:
+    """Whether a nucleus (H, W) is rather the background of others, by how much of the frame and the image it takes."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    if border.all():
+        return not bool(pixels.all())
+    count, _ = cv2.connectedComponents((~pixels).view(np.uint8), connectivity=8)
+    return bool(border.mean() > 0.5 and pixels.mean() > 0.5 and count > 2)
 
 
 def _square(radius: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ along the channel axis, and further samples, are counted as channels.
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, shorten
+from pipeline.images.contrast import split_rows
 from pipeline.images.header import turn_upright
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, both byte orders
 _CURE = "copy it again, or save it anew"
-_JPEG = (6, 7)
+_UNCOMPRESSED, _JPEG = 1, (6, 7)
 # How many samples of a pixel are its colour, by photometric interpretation.
 _COLOURS = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "SEPARATED": 4, "YCBCR": 3}
 _PREMULTIPLIED, _OPACITY = 1, 2  # values of the tag ExtraSamples
@@ -104,21 +106,26 @@ def _check_count(file: tifffile.TiffFile, every: list[tifffile.TiffPageSeries], 
     promise = file.imagej_metadata or {}
     counts = [promise.get(key, 1) for key in ("channels", "slices", "frames")]
     promised = max(math.prod(counts), promise.get("images", 1))
+    described = re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", file.ome_metadata or "")
+    planes = sum(math.prod(map(int, re.findall(r'\bSize[CZT]="(\d+)"', pixels))) for pixels in described)
+    promised = max(promised, planes)
     held = sum(series.size // max(1, series.sizes["height"] * series.sizes["width"]) for series in every)
     if held < promised:
         raise InputError(f"{path}: its description promises {promised} images, and it holds {held}; {_CURE}")
 
 
 def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -> list[Picture]:
-    axes, shape = series.axes, series.shape
+    axes, shape, key = series.axes, series.shape, series.keyframe
     rows, columns = shape[axes.index("Y")], shape[axes.index("X")]
     if rows * columns == 0 or rows * columns > max_pixels:
         raise InputError(
             f"{path}: {rows} x {columns} px; give 1 to max_pixels = {max_pixels} pixels "
             "(housekeeping.max_pixels; for the command `predict`, housekeeping.predict_max_pixels)"
         )
+    if "C" in axes and _name(key.photometric) == "RGB" and key.samplesperpixel == shape[axes.index("C")] > 1:
+        axes = axes.replace("C", "S")  # some name the axis of colours so
     samples = shape[axes.index("S")] if "S" in axes else 1
-    colours, extras = _list_samples(series.keyframe, samples, path)
+    colours, extras = _list_samples(key, samples, path)
     _check_whole(series, path)
     array = series.asarray()
     # Not a number anywhere makes the extremes so too; an array of answers would be as large as the image.
@@ -128,11 +135,11 @@ def _read_series(series: tifffile.TiffPageSeries, path: Path, max_pixels: int) -
     order = others + [axes.index(axis) for axis in ("Y", "X", *("S" if "S" in axes else ""))]
     places = [shape[i] for i in others]
     pages = array.transpose(order).reshape(-1, rows, columns, samples)
-    tag = series.keyframe.tags.get(_ORIENTATION)
+    tag = key.tags.get(_ORIENTATION)
     pictures = []
     for number, page in enumerate(pages):
         place = dict(zip((axes[i] for i in others), np.unravel_index(number, places), strict=True)) if others else {}
-        parts = _split_samples(page, colours, extras, series.keyframe)
+        parts = _split_samples(page, colours, extras, key)
         for i, part in enumerate(parts):
             upright = turn_upright(part, 1 if tag is None else tag.value, str(path))
             pictures.append(Picture(upright, int(place.get("C", 0)) * len(parts) + i))
@@ -161,18 +168,20 @@ def _list_samples(page: tifffile.TiffPage, samples: int, path: Path) -> tuple[in
 
 def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
     """Refuse a series of which a part is not in the file: tifffile would read zeros, or less."""
-    size = 0
+    size, key = 0, series.keyframe
     for page in series.pages:
         if page is None:
             raise InputError(f"{path}: a TIFF of which pages are missing; {_CURE}")
         file = page.parent.filehandle
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if min(offset, count) <= 0 or offset + count > file.size:
+            if min(offset, count) <= 0:
+                raise InputError(f"{path}: a TIFF with a strip or tile of no bytes; {_CURE}")
+            if offset + count > file.size:
                 raise InputError(
                     f"{path}: a TIFF that is cut short: it has {file.size} bytes, and pixels at {offset + count}; "
                     f"{_CURE}"
                 )
-            if page.compression in _JPEG:
+            if key.compression in _JPEG and key.bitspersample == 8 and key.samplesperpixel in (1, 3):
                 file.seek(offset)
                 _check_jpeg(page.jpegtables, file.read(count), path)
         if len(page.dataoffsets) < math.prod(page.chunked):
@@ -180,10 +189,12 @@ def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
                 f"{path}: a TIFF of {len(page.dataoffsets)} strips or tiles, where {math.prod(page.chunked)} make its "
                 f"image; {_CURE}"
             )
+        held, needed = sum(page.databytecounts), page.size * int(np.min(key.bitspersample)) // 8
+        if key.compression == _UNCOMPRESSED and held < needed:
+            raise InputError(f"{path}: a TIFF of {held} bytes of pixels, where {needed} make its image; {_CURE}")
         size += page.size
     # ImageJ writes many images behind the one page that it describes.
-    first = series.keyframe
-    if size < series.size and first.dataoffsets[0] + series.nbytes > first.parent.filehandle.size:
+    if size < series.size and key.dataoffsets[0] + series.nbytes > key.parent.filehandle.size:
         raise InputError(f"{path}: a TIFF that is cut short: it promises {series.nbytes} bytes of pixels; {_CURE}")
 
 
@@ -194,6 +205,8 @@ def _check_jpeg(tables: bytes | None, data: bytes, path: Path) -> None:
         colours = simplejpeg.decode_jpeg_header(stream)[2]
         simplejpeg.decode_jpeg(stream, colorspace="GRAY" if colours == "Gray" else "RGB")
     except ValueError as error:
+        if "nsupported" in str(error):
+            return  # of a kind, lossless say, that only tifffile's decoder knows
         raise InputError(f"{path}: a TIFF whose JPEG is damaged ({shorten(error)}); {_CURE}") from error
 
 
@@ -210,7 +223,7 @@ def _split_samples(
     if photometric == "PALETTE":
         table = np.asarray(keyframe.colormap)
         # It has 16 bits for each colour; some programs fill only the lower 8.
-        colour = (table if table.max() < 256 else table >> 8).astype(np.uint8).T[page[..., 0]]
+        colour = (table if table.max() < 256 else table >> 8).astype(np.uint8).T[page[..., 0].astype(np.intp)]
     else:
         page = _fill_bits(page, keyframe.bitspersample)
         colour = page[..., :colours]
@@ -239,8 +252,11 @@ def _fill_bits(array: NDArray[Any], bits: int) -> NDArray[Any]:
 def _mix_inks(array: NDArray[Any]) -> NDArray[Any]:
     """Return RGB of (H, W, 4), the shares of cyan, magenta, yellow and black ink of whole numbers without sign."""
     most = np.iinfo(array.dtype).max
-    paper = (most - array.astype(np.float64)) / most
-    return (paper[..., :3] * paper[..., 3:] * most).round().astype(array.dtype)
+    mixed = np.empty((*array.shape[:2], 3), array.dtype)
+    for rows in split_rows(array):
+        paper = (most - array[rows].astype(np.float64)) / most
+        mixed[rows] = (paper[..., :3] * paper[..., 3:] * most).round()
+    return mixed
 
 
 def _name(value: Any) -> str:

@@ -59,9 +59,11 @@ def find_offers(source: Path) -> list[Offer]:
     source = source.resolve()
     if not source.exists():
         raise InputError(f"{source}: no such folder; {_WANTED}")
-    offers = _look_at(source) or _look_into(source)
+    offers = _look_at(source) or (_look_into(source) if source.is_dir() else [])
     if not offers:
-        left = [path.name for path in source.glob("*") if path.suffix.lower() in _UNFINISHED]
+        left = [
+            path.name for path in (source.glob("*") if source.is_dir() else ()) if path.suffix.lower() in _UNFINISHED
+        ]
         hint = f" ({sorted(left)[0]} is a download that has not finished)" if left else ""
         raise InputError(f"{source}: no file of the competition in it{hint}; {_WANTED}")
     return sorted(offers, key=lambda offer: offer.name)
@@ -92,7 +94,7 @@ def _offer_file(name: str, path: Path, entries: tuple[str, ...]) -> list[Offer]:
     table = name.removesuffix(".zip")
     if name == _FIXES:
         name = IMAGES[0]
-    elif name != table in TABLES:
+    elif name != table and table in TABLES:
         name, entries = table, (*entries, table)
     return [Offer(name, origin, partial(_unpack, path, entries))] if name in (*IMAGES, *TABLES) else []
 

@@ -6,6 +6,7 @@ wrong with a path and what to do.
 
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,23 +27,27 @@ def check_run(folds: Path) -> None:
         raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
 
 
-def choose_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files of images among `paths`, each once, without those that this command wrote, which it counts.
+def choose_images(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Return the files of images among `paths`, each once, without the folder `out` and the results of this command.
+
+    The latter are counted on stderr.
 
     Raises:
         InputError: a path is no file that can be read, two files have one name, or nothing is left.
     """
+    paths = [path for path in paths if path.resolve() != out.resolve() or not path.is_dir()]
     files = [path for path in paths if not is_result(path)]
     if results := len(paths) - len(files):
         why = f"their names end as those of this command's results do ({', '.join(WRITERS)})"
         print(f"{results} of {len(paths)} files are passed over: {why}", file=sys.stderr, flush=True)
     if not files:
-        raise InputError(f"{paths[0]}: no image but results of this command; give the images that they are of")
+        raise InputError(f"{out}: no image to predict but results of this command; give the images that they are of")
     if faults := [fault for fault in map(_find_fault, files) if fault]:
         raise join_faults(faults, f"{len(faults)} of {len(files)} paths are no images, so none was predicted")
     images = {path.parent.resolve() / path.name: path for path in files}
-    names = [path.stem for path in images]
-    if double := sorted({name for name in names if names.count(name) > 1}):
+    # Some file systems take capitals, and accents in pieces, for the same.
+    names = [unicodedata.normalize("NFC", path.stem).casefold() for path in images]
+    if double := sorted({path.stem for path, name in zip(images, names, strict=True) if names.count(name) > 1}):
         raise InputError(
             f"{double[0]}: two images of this name would share their results; predict each into an --out of its own"
         )

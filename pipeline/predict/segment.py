@@ -34,6 +34,7 @@ from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
 from pipeline.unet.size import bound_zoom
 
+_NEAR = 2 ** (1 / 16)  # half of the steps in which zooms are rounded
 _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
 
 
@@ -242,8 +243,8 @@ def _find_nuclei(
         if prediction is None:
             (prediction,) = _predict([(opened.name, opened.image)], segmenter)
         lowest, highest = bound_zoom(opened.image.shape, segmenter.size)
-        if prediction.zoom in (lowest, highest) and lowest < highest:
-            end = "larger" if prediction.zoom == lowest else "smaller"
+        if lowest < highest and not lowest * _NEAR < prediction.zoom < highest / _NEAR:
+            end = "larger" if prediction.zoom < highest / _NEAR else "smaller"
             say(f"{opened.path}: {opened.name}: its nuclei may be {end} than the networks can be shown; look twice")
         label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
         return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)

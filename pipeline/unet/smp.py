@@ -64,6 +64,8 @@ class SmpUNet(smp.Unet, Network):
                 classes=out_channels,
             )
             self._try(in_channels, depth)
+        except MemoryError:
+            raise
         except Exception as error:  # hundreds of encoders fail in ways of their own
             reason = shorten(str(error).strip("'\". ")) or type(error).__name__
             raise InputError(

@@ -311,8 +311,8 @@ REFUSED = {
     "a label image that was resized": (cv2.resize(LABELS, (100, 80)), "they"),
     "a label image that was blurred": (cv2.GaussianBlur(LABELS, (0, 0), 1), "they|encloses"),
     "soft colours": (np.dstack([soften(WHITE, "blur 1"), WHITE // 2, WHITE // 2]), "they|encloses"),
-    "inverted": (255 - WHITE, r"nucleus all along the frame, around 1\d{3} px of background"),
-    "inverted and soft": (255 - soften(WHITE, "jpeg 90"), "nucleus all along the frame"),
+    "inverted": (255 - WHITE, r"nucleus along the frame, around 1\d{3} px of background"),
+    "inverted and soft": (255 - soften(WHITE, "jpeg 90"), "nucleus along the frame"),
     "inverted ids": (np.where(LABELS > 0, 0, 9).astype(np.uint8) + (LABELS == 8), "encloses|along the frame"),
 }
 

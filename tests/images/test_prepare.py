@@ -202,8 +202,12 @@ class TestMaskFiles:
         assert read_map(m=scattered).max() == 1
         scattered |= box(10, 10, 4, 4)
         assert read_map(m=scattered, other=box(16, 25, 3, 3)).max() == 2
-        with pytest.raises(InputError, match=r"train\.zip: a/masks/m\.png: the only mask .* in 4 pieces; give each"):
+        with pytest.raises(
+            InputError, match=r"train\.zip: a/masks/m\.png: each mask .* in 4 pieces or more; give each"
+        ):
             read_map(m=scattered)
+        with pytest.raises(InputError, match="in 4 pieces or more"):
+            read_map(m=scattered, other=np.roll(scattered, 15, axis=1))
 
 
 @pytest.mark.parametrize("entry", ["a/images/a.png", "a/masks/m.png"])

@@ -13,6 +13,8 @@ from pipeline.predict.paths import check_out, check_run, choose_images, join_fau
 from pipeline.predict.results import WRITERS
 from tests.faults.load import lay_out_run
 
+OUT = Path("no such folder")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -37,27 +39,32 @@ def test_a_file_is_taken_once_whatever_it_is_called(image, monkeypatch):
     monkeypatch.chdir(image.parent)
     (image.parent / "b.tif").write_bytes(b"x")
     given = [image, Path("b.tif"), Path("a.png"), Path(f"../{image.parent.name}/a.png")]
-    assert [path.resolve() for path in choose_images(given)] == [image, image.parent / "b.tif"]
+    assert [path.resolve() for path in choose_images(given, OUT)] == [image, image.parent / "b.tif"]
+
+
+def test_a_folder_for_results_among_the_images_is_passed_over(image):
+    (image.parent / "results").mkdir()
+    assert choose_images([image, image.parent / "results"], image.parent / "results") == [image]
 
 
 def test_two_images_of_one_name_are_refused(image):
     (image.parent / "a.tif").write_bytes(b"x")
     with pytest.raises(InputError, match=r"^a: two images of this name"):
-        choose_images([image, image.parent / "a.tif"])
+        choose_images([image, image.parent / "a.tif"], OUT)
 
 
 def test_results_are_passed_over_and_counted(image, capsys):
     results = [image.with_name(f"a{suffix}") for suffix in WRITERS]
     for path in results:
         path.write_bytes(b"x")
-    assert choose_images([*results, image]) == [image]
+    assert choose_images([*results, image], OUT) == [image]
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("3 of 4 files are passed over: ")
     assert all(suffix in said.err for suffix in WRITERS)
     assert said.err.count("\n") == 1
-    with pytest.raises(InputError, match=r"a\.label_map\.tif: no image but results of this command; give the images"):
-        choose_images(results)
+    with pytest.raises(InputError, match=r"no such folder: no image to predict but results of this"):
+        choose_images(results, OUT)
 
 
 def test_what_is_no_file_is_refused_with_the_cure(image, tmp_path):
@@ -76,9 +83,9 @@ def test_what_is_no_file_is_refused_with_the_cure(image, tmp_path):
         (tmp_path / ("l" * 300), "cannot be read \\(File name too long\\)"),
     ):
         with pytest.raises(InputError, match=f"^{path}: .*{message}"):
-            choose_images([image, path])
+            choose_images([image, path], OUT)
     with pytest.raises(InputError, match=r"^2 of 3 paths are no images.*\n.*/b\.png: .*\n.*/fifo\.png: "):
-        choose_images([tmp_path / "b.png", image, tmp_path / "fifo.png"])
+        choose_images([tmp_path / "b.png", image, tmp_path / "fifo.png"], OUT)
 
 
 def test_a_file_that_may_not_be_read_is_refused(image, monkeypatch):
@@ -87,7 +94,7 @@ def test_a_file_that_may_not_be_read_is_refused(image, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InputError, match=r"a\.png: cannot be read \(Permission denied\); make it readable"):
-        choose_images([image])
+        choose_images([image], OUT)
 
 
 @pytest.mark.parametrize("out", ["a.png", "a.png/out", "a.png/deep/out"])
