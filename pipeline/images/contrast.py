@@ -24,8 +24,8 @@ Named = tuple[str, NDArray[np.uint8]]
 
 # What is cut off at each end: this share of the pixels, but no more than so many of them.
 _CUT_SHARE, _CUT_PX = 0.001, 50
-# Noise: the standard deviation within blocks, in the block at this percentile, of mere background. In small images blocks
-# are smaller, down to a side of 4; fewer than 20 say nothing.
+# Noise is the standard deviation within blocks, in the block at this percentile, of mere background. In small images
+# blocks are smaller, down to a side of 4; fewer than 20 say nothing.
 _BLOCK_PX, _QUIET_PERCENT, _LEAST_BLOCKS = 16, 5, 20
 # The range is at least so many times as wide as the noise: as it is in every image of the competition, where the least
 # is 44.
