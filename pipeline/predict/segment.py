@@ -32,7 +32,7 @@ from pipeline.progress import Bar, progress_bar, say
 from pipeline.unet.predict import Advance
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
-from pipeline.unet.size import bound_zoom
+from pipeline.unet.size import bound_zoom, find_zoom
 
 _NEAR = 2 ** (1 / 16)  # half of the steps in which zooms are rounded
 _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
@@ -242,10 +242,7 @@ def _find_nuclei(
     if not is_large((height, width), segmenter.finder.select):
         if prediction is None:
             (prediction,) = _predict([(opened.name, opened.image)], segmenter)
-        lowest, highest = bound_zoom(opened.image.shape, segmenter.size)
-        if lowest < highest and not lowest * _NEAR < prediction.zoom < highest / _NEAR:
-            end = "larger" if prediction.zoom < highest / _NEAR else "smaller"
-            say(f"{opened.path}: {opened.name}: its nuclei may be {end} than the networks can be shown; look twice")
+        _tell_end(opened, prediction.zoom, segmenter)
         label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
         return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)
 
@@ -256,7 +253,18 @@ def _find_nuclei(
             advance(len(strip) / height)  # first: after the last one, nobody asks for more
             yield strip
 
-    return segmenter.finder.find_in_strips(predict(), (height, width))
+    label_map = segmenter.finder.find_in_strips(predict(), (height, width))
+    # The image is stretched by now.
+    _tell_end(opened, find_zoom(*segmenter.folds, opened.image, segmenter.size, segmenter.runtime), segmenter)
+    return label_map
+
+
+def _tell_end(opened: Opened, zoom: float, segmenter: Segmenter) -> None:
+    """Say so where the size of an image's nuclei, by the zoom that it asks for, is at the end of the zooms."""
+    lowest, highest = bound_zoom(opened.image.shape, segmenter.size)
+    if lowest < highest and not lowest * _NEAR < zoom < highest / _NEAR:
+        end = "larger" if zoom < highest / _NEAR else "smaller"
+        say(f"{opened.path}: {opened.name}: its nuclei may be {end} than the networks can be shown; look twice")
 
 
 def _look_from_afar(opened: Opened, zoom: float, segmenter: Segmenter) -> NDArray[np.int32]:
