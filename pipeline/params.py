@@ -79,6 +79,12 @@ class NetworkParams(Section):
 
     name: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_none_for_null(cls, values: Any) -> Any:  # as many write it, who know Python better than YAML
+        is_section = isinstance(values, dict)
+        return {k: None if v == "none" else v for k, v in values.items()} if is_section else values
+
 
 class TargetsParams(Section):
     """What the network is asked for, per pixel."""

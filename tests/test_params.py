@@ -210,3 +210,7 @@ def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(InputError, match="the key epochs twice"):
         load_params(tmp_path / "params.yaml")
+
+
+def test_none_is_null_in_the_network() -> None:
+    assert compose_params(["unet.weights=none"]).unet == compose_params(["unet.weights=null"]).unet
