@@ -72,12 +72,20 @@ def test_the_revision_is_gits_and_says_where_the_code_differs(monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert find_revision() is None
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "empty"]):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], check=True)
+
+    def run_git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True)
+
+    run_git("init", "-q")
+    run_git("commit", "-q", "--allow-empty", "-m", "another's, in whose folder a ZIP was unpacked")
+    (code / "a.py").write_text("pass")
+    assert find_revision() is None
+    run_git("add", "pipeline/a.py")
+    run_git("commit", "-q", "-m", "code")
     revision = find_revision()
     assert revision is not None
     assert len(revision) == 40
     (tmp_path / "scores.csv").write_text("what a run writes")
     assert find_revision() == revision
-    (code / "a.py").write_text("pass")
+    (code / "a.py").write_text("fail")
     assert find_revision() == f"{revision}-dirty"

@@ -122,7 +122,7 @@ def test_every_network_says_what_it_is_and_which_modules_are_stages(name):
         (vanilla(depht=4), "unet.depht: no such key"),
         (NetworkParams(name="vanilla", depth=3), "unet.width: Field required"),
         (vanilla(depth=9), "unet.depth: .*got 9"),
-        (smp_params(weights="none"), "unet.weights: .*got 'none'"),
+        (smp_params(weights="imagenet"), "unet.weights: .*got 'imagenet'"),
         (smp_params(width=4), "unet.width: no such key"),
     ],
 )
