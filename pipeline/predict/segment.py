@@ -26,6 +26,7 @@ from pipeline.folds.prediction import predict_at, predict_estimated, predict_lar
 from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
+from pipeline.predict.noise import is_noise
 from pipeline.predict.paths import join_faults
 from pipeline.predict.results import write_nuclei
 from pipeline.progress import Bar, progress_bar, say
@@ -239,6 +240,8 @@ def _find_nuclei(
     Those of a large image are found while the networks predict, strip by strip: besides it there is only its label map.
     """
     height, width = opened.image.shape[:2]
+    if is_noise(opened.image):
+        return np.zeros((height, width), np.int32)
     if not is_large((height, width), segmenter.finder.select):
         if prediction is None:
             (prediction,) = _predict([(opened.name, opened.image)], segmenter)
