@@ -12,6 +12,7 @@ from pipeline.images.contrast import (
     stretch_images,
     to_levels,
 )
+from pipeline.images.splits import PreparedSplit
 from pipeline.params import ContrastParams
 
 STRETCH = ContrastParams(stretch=True)
@@ -170,3 +171,11 @@ def test_a_dim_image_is_brightened_for_display_and_a_bright_one_kept():
     assert brighten_image(bright)[0] is bright
     assert not brighten_image(bright)[1]
     assert not brighten_image(image_of(0, 0))[0].any()
+
+
+def test_noise_and_steps_widen_the_range_of_no_image_of_the_sample(prepared_sample, monkeypatch):
+    images = [image for _, image in PreparedSplit.open(prepared_sample).images()]
+    found = [find_range(image) for image in images]
+    monkeypatch.setattr("pipeline.images.contrast._NOISE_SPAN", 0)
+    monkeypatch.setattr("pipeline.images.contrast._STEP_SPAN", 0)
+    assert found == [find_range(image) for image in images]
