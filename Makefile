@@ -15,7 +15,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # DVC's own cache holds pickles; by default it lies where every user of the machine may write.
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 
-.PHONY: help repro tell-dvc-of-git test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
+.PHONY: help repro mend-dvc tell-dvc-of-git test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
 	@echo "make test      run the tests"
@@ -30,11 +30,15 @@ help:
 	@echo "make params    compose pipeline/conf into params.yaml"
 	@echo "make clean     remove the environment"
 
-# DVC writes a lock file in place, and refuses to run where a kill cut it short.
-repro: $(READY) tell-dvc-of-git
-	@python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm -f .dvc/tmp/rwlock
+repro: $(READY) tell-dvc-of-git mend-dvc
 	dvc repro
 	@python -m pipeline summary
+
+# A kill may cut short the lock file, which DVC writes in place, or leave an empty folder in the cache of runs: DVC
+# would refuse to run.
+mend-dvc:
+	@python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm -f .dvc/tmp/rwlock
+	@! test -d .dvc/cache/runs || find .dvc/cache/runs -mindepth 1 -type d -empty -delete
 
 # GitHub's "Download ZIP" holds no repository. DVC needs to be told, or takes one that the folder happens to lie in.
 tell-dvc-of-git: $(READY)

@@ -1,6 +1,5 @@
 """Runs that are killed at random moments, and go on: `dvc repro` ends in the same bytes as if nothing had happened."""
 
-import json
 import os
 import random
 import signal
@@ -9,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.workspace import clear_results, digest_results, find_leftovers, make_workspace
@@ -20,22 +18,14 @@ _WAYS = ("dvc alone", "stage alone", "process group", "while writing")
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start DVC in a session of its own, as a terminal does.
-
-    DVC writes a lock file in place, and refuses to run where a kill cut it short: it is removed first where it is no
-    JSON, as `make repro` does.
-    """
-    lock = folder / ".dvc" / "tmp" / "rwlock"
-    with suppress(FileNotFoundError):
-        try:
-            json.loads(lock.read_bytes())
-        except ValueError:
-            lock.unlink()
+    """Start DVC in a session of its own, as a terminal does, after what `make repro` does before it."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
+    subprocess.run(["make", "-s", "mend-dvc"], cwd=folder, env=variables, check=True)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dvc", *arguments],
-            cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=variables,
         )  # fmt: skip
 
 

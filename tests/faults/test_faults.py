@@ -6,11 +6,22 @@ from pathlib import Path
 import pytest
 
 from tests.faults import disk, fuzz, kills, load, oracles
-from tests.faults.workspace import make_workspace, stage_command
+from tests.faults.workspace import digest_results, make_workspace, stage_command
 
 
 def test_a_training_that_is_killed_ends_in_the_same_bytes():
     assert kills.check(3, 0, ("train",)).startswith("3 of 3 kills survived")
+
+
+def test_what_a_kill_leaves_of_dvc_s_own_files_stops_no_run(tmp_path: Path):
+    folder = make_workspace(tmp_path)
+    kills.finish(folder, "folds")
+    wanted = digest_results(folder)
+    (folder / "dvc.lock").unlink()
+    (folder / ".dvc/tmp/rwlock").write_text('{"data/prep')
+    for entry in (folder / ".dvc/cache/runs").glob("*/*/*"):
+        entry.unlink()
+    kills.compare(folder, wanted, kills.start(folder, "repro", "folds").wait(), "with damaged files of DVC")
 
 
 def test_a_full_disk_ends_in_a_clear_error_and_leaves_what_was_there(tmp_path: Path):

@@ -17,7 +17,7 @@ from pipeline.images.archive import index_archive, open_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
-COPIED = ("pipeline", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED = ("pipeline", "Makefile", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore")
 
 # What must come out the same, bit for bit, whatever happened on the way.
 RESULTS = (
