@@ -19,44 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.images.draw import DARKEST, LUMINANCE, Draw, fill
+from pipeline.images.stains import density, stain
 from pipeline.params import Natural, NotNegative, Share
 
-# Weights of red, green and blue in luminance: ITU-R BT.601.
-_LUMINANCE = (0.299, 0.587, 0.114)
-# The smallest step of 8 bits, halved: 0 ** gamma has no finite gradient and log(0) no value.
-_DARKEST = 1 / 510
-
-# Optical densities of red, green and blue.
-_EOSIN, _HAEMATOXYLIN = (0.07, 0.99, 0.11), (0.65, 0.70, 0.29)
-# The mean of a stretched image of fluorescence is below it, that of a light one above.
-_DARK_MEAN = 0.5
-
 Kind = Literal["warp", "displacement", "colours", "pixels"]
-
-
-class Draw(NamedTuple):
-    """The source of randomness of one batch: its size, its device, and the generator there."""
-
-    batch: int
-    device: torch.device
-    generator: torch.Generator | None
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return (B, *shape) float32, uniform in [low, high)."""
-        values = torch.rand(self.batch, *shape, device=self.device, generator=self.generator)
-        return low + (high - low) * values
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return (B, *shape) float32, standard normal."""
-        return torch.randn(self.batch, *shape, device=self.device, generator=self.generator)
-
-    def sign(self) -> Tensor:
-        """Return (B,) float32, 1 or -1, equally likely."""
-        return self.chance(0.5) * 2 - 1
-
-    def chance(self, probability: float) -> Tensor:
-        """Return (B,) float32, 1 with the given probability, else 0."""
-        return (self.uniform(0, 1) < probability).float()
 
 
 class Warp(NamedTuple):
@@ -130,8 +97,7 @@ def channel_shuffle(draw: Draw, colours: Tensor, *, probability: Share) -> Tenso
 
 def to_gray(draw: Draw, colours: Tensor, *, probability: Share) -> Tensor:
     """Put the luminance into all channels."""
-    # Filled on the device: to send a constant there would wait for it.
-    grey = torch.cat([torch.full((3, 1), weight, device=draw.device) for weight in _LUMINANCE], dim=1)
+    grey = fill(LUMINANCE, draw.device).expand(3, 3)
     return _mix(grey, draw.chance(probability)) @ colours
 
 
@@ -157,81 +123,10 @@ def inversion(draw: Draw, colours: Tensor, *, probability: Share) -> Tensor:
     return _shift(colours * (1 - 2 * invert), invert)
 
 
-def stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor:
-    """Recolour dark images (B, 3, H, W) in [0, 1] as stained tissue: the brighter a pixel was, the more stain it has.
-
-    A background that varies over the image takes up one stain, the nuclei another, and light is absorbed by both. Their
-    colours are drawn around those of eosin and haematoxylin, the background's further away. The masks stay right.
-
-    Source: for the absorbances of the two stains (optical densities of red, green and blue): Ruifrok & Johnston,
-        Analytical and Quantitative Cytology and Histology 23 (2001) 291.
-    """
-    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) < _DARK_MEAN)
-    colours = draw.normal(2, 3), draw.uniform(0, 1, 5), draw.normal(1, 4, 4), draw.normal(1, 24, 24)
-    if images.device.type == "cpu":
-        is_chosen = chosen > 0
-        if is_chosen.any():
-            images[is_chosen] = _stain(images[is_chosen], *(part[is_chosen] for part in colours))
-        return images
-    return torch.where(chosen[:, None, None, None] > 0, _stain(images, *colours), images)
-
-
-def _stain(images: Tensor, colours: Tensor, shares: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
-    """Return dark images (B, 3, H, W) stained.
-
-    Args:
-        images: in [0, 1].
-        colours: (B, 2, 3) standard normal: how the stains of background and nuclei differ from the usual ones.
-        shares: (B, 5) uniform in [0, 1): how much of what there is.
-        coarse, fine: (B, 1, N, N) standard normal: how the background varies.
-    """
-    known = torch.stack([_shade(_EOSIN, images.device), _shade(_HAEMATOXYLIN, images.device)])
-    spread = torch.cat([torch.full((n, 1), s, device=images.device) for n, s in ((1, 0.5), (1, 0.25))])
-    stains = F.normalize((known + spread * colours).abs(), dim=2)[..., None, None]
-    background, nuclei, fill, texture, bend = (share[:, None, None, None] for share in shares.unbind(1))
-    size = images.shape[2:]
-    field = F.interpolate(coarse, size=size, mode="bicubic") + F.interpolate(fine, size=size, mode="bilinear")
-    bright = (images * _shade(_LUMINANCE, images.device)[:, None, None]).sum(dim=1, keepdim=True)
-    amount = bright.clamp_min(_DARKEST) ** torch.exp2(2 * bend - 1)
-    # Where nuclei are there is less of what fills the background.
-    tissue = 0.9 * background * (1 + 0.5 * texture * field).clamp_min(0) * (1 - fill * amount)
-    return torch.exp(-(tissue * stains[:, 0] + (0.6 + 1.4 * nuclei) * amount * stains[:, 1]))
-
-
-def density(draw: Draw, images: Tensor, *, probability: Share, mixing: NotNegative, octaves: NotNegative) -> Tensor:
-    """Change the stains of light images (B, 3, H, W) in [0, 1]: mix and scale their optical densities.
-
-    Densities, -log of the light, are multiplied by a matrix whose entries differ from the identity's by up to `mixing`,
-    and by a strength of up to `octaves` doublings either way.
-
-    Source: Pedersen et al., the augmentation of the CoNIC challenge's winners; Tellez et al., Medical Image Analysis 58
-        (2019) 101544, for its reasons.
-    """
-    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) >= _DARK_MEAN)
-    mix = torch.eye(3, device=draw.device) + mixing * draw.uniform(-1, 1, 3, 3)
-    mix = mix * torch.exp2(octaves * draw.uniform(-1, 1))[:, None, None]
-    if images.device.type == "cpu":
-        is_chosen = chosen > 0
-        if is_chosen.any():
-            images[is_chosen] = _mix_densities(images[is_chosen], mix[is_chosen])
-        return images
-    return torch.where(chosen[:, None, None, None] > 0, _mix_densities(images, mix), images)
-
-
-def _mix_densities(images: Tensor, mix: Tensor) -> Tensor:
-    densities = -images.clamp_min(_DARKEST).log().flatten(2)
-    return torch.exp(-(mix @ densities)).clamp_(0, 1).view_as(images)
-
-
-def _shade(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Return three constants as (3,), filled on the device: to send them there would wait for it."""
-    return torch.cat([torch.full((1,), value, device=device) for value in values])
-
-
 def gamma(draw: Draw, images: Tensor, *, octaves: NotNegative) -> Tensor:
     """Raise images (B, 3, H, W) in [0, 1] to a power of up to `octaves` doublings either way."""
     power = torch.exp2(draw.uniform(-1, 1) * octaves)[:, None, None, None]
-    return images.clamp_min_(_DARKEST).log2_().mul_(power).exp2_()  # on a CPU faster than pow_
+    return images.clamp_min_(DARKEST).log2_().mul_(power).exp2_()  # on a CPU faster than pow_
 
 
 def blur(draw: Draw, images: Tensor, *, probability: Share, sigma_px: NotNegative) -> Tensor:

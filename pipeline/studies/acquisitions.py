@@ -52,7 +52,7 @@ def find_acquisitions(split: PreparedSplit) -> pd.DataFrame:
     for image_type, other in (_STAINED, _STAINED[::-1]):
         table.loc[table["image_type"] == image_type, "looks_like"] = other
     looks = np.array([describe_image(split.image(name)) for name in table["image_id"][dark]])
-    looks = (looks - looks.mean(axis=0)) / looks.std(axis=0)
+    looks = (looks - looks.mean(axis=0)) / np.maximum(looks.std(axis=0), 1e-9)  # all of one frame have no deviation
     labels = AgglomerativeClustering(_DARK_CLUSTERS).fit_predict(looks)
     names = table["image_id"][dark].to_numpy()
     order = sorted(set(labels), key=lambda label: (-(labels == label).sum(), names[labels == label][0]))

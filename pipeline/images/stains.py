@@ -1,0 +1,83 @@
+"""Effects of augmentation that are about stained tissue, in optical densities: -log of the light that comes through.
+
+In: a `Draw` and images (B, 3, H, W) float32 in [0, 1], RGB. Out: the same, changed; entries of EFFECTS in `effects`.
+Densities of stains add up where light does not.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.images.draw import DARKEST, LUMINANCE, Draw, fill
+from pipeline.params import NotNegative, Share
+
+# Optical densities of red, green and blue, and how far the stains that are drawn lie from them.
+_EOSIN, _HAEMATOXYLIN = (0.07, 0.99, 0.11), (0.65, 0.70, 0.29)
+_SPREAD = (0.5, 0.25)
+# The mean of a stretched image of fluorescence is below it, that of a light one above.
+_DARK_MEAN = 0.5
+
+
+def stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor:
+    """Recolour dark images (B, 3, H, W) in [0, 1] as stained tissue: the brighter a pixel was, the more stain it has.
+
+    A background that varies over the image takes up one stain, the nuclei another, and light is absorbed by both. Their
+    colours are drawn around those of eosin and haematoxylin, the background's further away. The masks stay right.
+
+    Source: for the absorbances of the two stains (optical densities of red, green and blue): Ruifrok & Johnston,
+        Analytical and Quantitative Cytology and Histology 23 (2001) 291.
+    """
+    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) < _DARK_MEAN)
+    colours = draw.normal(2, 3), draw.uniform(0, 1, 5), draw.normal(1, 4, 4), draw.normal(1, 24, 24)
+    if images.device.type == "cpu":
+        is_chosen = chosen > 0
+        if is_chosen.any():
+            images[is_chosen] = _stain(images[is_chosen], *(part[is_chosen] for part in colours))
+        return images
+    return torch.where(chosen[:, None, None, None] > 0, _stain(images, *colours), images)
+
+
+def _stain(images: Tensor, colours: Tensor, shares: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+    """Return dark images (B, 3, H, W) stained.
+
+    Args:
+        images: in [0, 1].
+        colours: (B, 2, 3) standard normal: how the stains of background and nuclei differ from the usual ones.
+        shares: (B, 5) uniform in [0, 1): how much of what there is.
+        coarse, fine: (B, 1, N, N) standard normal: how the background varies.
+    """
+    known = torch.stack([fill(_EOSIN, images.device), fill(_HAEMATOXYLIN, images.device)])
+    stains = F.normalize((known + fill(_SPREAD, images.device)[:, None] * colours).abs(), dim=2)[..., None, None]
+    background, nuclei, thinned, texture, bend = (share[:, None, None, None] for share in shares.unbind(1))
+    size = images.shape[2:]
+    field = F.interpolate(coarse, size=size, mode="bicubic") + F.interpolate(fine, size=size, mode="bilinear")
+    bright = (images * fill(LUMINANCE, images.device)[:, None, None]).sum(dim=1, keepdim=True)
+    amount = bright.clamp_min(DARKEST) ** torch.exp2(2 * bend - 1)
+    # Where nuclei are there is less of what fills the background.
+    tissue = 0.9 * background * (1 + 0.5 * texture * field).clamp_min(0) * (1 - thinned * amount)
+    return torch.exp(-(tissue * stains[:, 0] + (0.6 + 1.4 * nuclei) * amount * stains[:, 1]))
+
+
+def density(draw: Draw, images: Tensor, *, probability: Share, mixing: NotNegative, octaves: NotNegative) -> Tensor:
+    """Change the stains of light images (B, 3, H, W) in [0, 1]: mix and scale their optical densities.
+
+    Densities, -log of the light, are multiplied by a matrix whose entries differ from the identity's by up to `mixing`,
+    and by a strength of up to `octaves` doublings either way.
+
+    Source: Tellez et al., Medical Image Analysis 58 (2019) 101544, who do so in the stains' own coordinates; Weigert &
+        Schmidt, Nuclei instance segmentation and classification in histopathology images with StarDist (2022).
+    """
+    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) >= _DARK_MEAN)
+    mix = torch.eye(3, device=draw.device) + mixing * draw.uniform(-1, 1, 3, 3)
+    mix = mix * torch.exp2(octaves * draw.uniform(-1, 1))[:, None, None]
+    if images.device.type == "cpu":
+        is_chosen = chosen > 0
+        if is_chosen.any():
+            images[is_chosen] = _mix_densities(images[is_chosen], mix[is_chosen])
+        return images
+    return torch.where(chosen[:, None, None, None] > 0, _mix_densities(images, mix), images)
+
+
+def _mix_densities(images: Tensor, mix: Tensor) -> Tensor:
+    densities = -images.clamp_min(DARKEST).log().flatten(2)
+    return torch.exp(-(mix @ densities)).clamp_(0, 1).view_as(images)
