@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.images.draw import DARKEST, LUMINANCE, Draw, fill
-from pipeline.images.stains import density, stain
+from pipeline.images.stains import density, synthetic_stain
 from pipeline.params import Natural, NotNegative, Share
 
 Kind = Literal["warp", "displacement", "colours", "pixels"]
@@ -190,7 +190,7 @@ EFFECTS = {
     "contrast": Effect("colours", contrast),
     "brightness": Effect("colours", brightness),
     "inversion": Effect("colours", inversion),
-    "stain": Effect("pixels", stain),
+    "synthetic_stain": Effect("pixels", synthetic_stain),
     "density": Effect("pixels", density),
     "gamma": Effect("pixels", gamma),
     "blur": Effect("pixels", blur),

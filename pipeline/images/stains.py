@@ -18,7 +18,7 @@ _SPREAD = (0.5, 0.25)
 _DARK_MEAN = 0.5
 
 
-def stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor:
+def synthetic_stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor:
     """Recolour dark images (B, 3, H, W) in [0, 1] as stained tissue: the brighter a pixel was, the more stain it has.
 
     A background that varies over the image takes up one stain, the nuclei another, and light is absorbed by both. Their

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.images.draw import Draw
-from pipeline.images.effects import density, stain
+from pipeline.images.effects import density, synthetic_stain
 
 LIGHT = torch.tensor([0.8, 0.6, 0.9])
 
@@ -26,7 +26,7 @@ def cells(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_stained_nuclei_are_darker_than_what_is_around_them() -> None:
     images, inside = cells(200)
-    stained = stain(draw(200), images.clone(), probability=1.0)
+    stained = synthetic_stain(draw(200), images.clone(), probability=1.0)
     assert stained.min() >= 0
     assert stained.max() <= 1
     around = stained[..., ~inside].mean(dim=(1, 2))
@@ -40,19 +40,19 @@ def test_stained_nuclei_are_darker_than_what_is_around_them() -> None:
 def test_a_brighter_pixel_has_more_stain_where_the_background_has_none() -> None:
     """Of a ramp from dark to bright every channel falls, unless what filled the background makes way."""
     ramp = torch.linspace(0, 0.9, 64).expand(100, 3, 64, 64).clone()
-    stained = stain(draw(100), ramp, probability=1.0).mean(dim=(1, 2))
+    stained = synthetic_stain(draw(100), ramp, probability=1.0).mean(dim=(1, 2))
     assert (stained[:, -1] < stained[:, 0]).float().mean() > 0.9
 
 
-@pytest.mark.parametrize(("effect", "images"), [(stain, light(50)), (density, cells(50)[0])])
+@pytest.mark.parametrize(("effect", "images"), [(synthetic_stain, light(50)), (density, cells(50)[0])])
 def test_images_of_the_other_kind_are_left_alone(effect, images: torch.Tensor) -> None:
-    strengths = {} if effect is stain else {"mixing": 0.15, "octaves": 0.6}
+    strengths = {} if effect is synthetic_stain else {"mixing": 0.15, "octaves": 0.6}
     assert torch.equal(effect(draw(50), images.clone(), probability=1.0, **strengths), images)
 
 
-@pytest.mark.parametrize(("effect", "images"), [(stain, cells(600)[0]), (density, light(600))])
+@pytest.mark.parametrize(("effect", "images"), [(synthetic_stain, cells(600)[0]), (density, light(600))])
 def test_a_probability_is_one(effect, images: torch.Tensor) -> None:
-    strengths = {} if effect is stain else {"mixing": 0.15, "octaves": 0.6}
+    strengths = {} if effect is synthetic_stain else {"mixing": 0.15, "octaves": 0.6}
     changed = effect(draw(600), images.clone(), probability=0.3, **strengths) != images
     assert changed.any(dim=3).any(dim=2).any(dim=1).float().mean() == pytest.approx(0.3, abs=0.06)
 
