@@ -48,16 +48,20 @@ def make_parser() -> argparse.ArgumentParser:
         "pack", help="write the prepared training images as one small file, for a machine that has nothing else"
     )
     pack.add_argument(
-        "--prepared",
-        type=Path,
-        default=Path("data/prepared/train"),
-        metavar="DIR",
-        help="what the stage `prepare` wrote; default: %(default)s",
-    )
-    pack.add_argument(
         "--out", type=Path, default=Path("data/packed/train.zip"), metavar="FILE", help="ZIP; default: %(default)s"
     )
     pack.set_defaults(call=_pack)
+
+    show = commands.add_parser("show", help="draw what training sees by params.yaml, with the true outlines of nuclei")
+    show.add_argument("what", choices=("batch",), help="augmented tiles, as a batch of training has them")
+    show.add_argument("--out", type=Path, default=BATCH, metavar="FILE", help="PNG; default: %(default)s")
+    show.add_argument("--tiles", type=int, metavar="N", help="how many; default: train.batch")
+    show.add_argument("--seed", type=int, metavar="N", help="another one draws others; default: train.seed")
+    show.set_defaults(call=_show)
+    for command in (pack, show):
+        command.add_argument(
+            "--prepared", type=Path, default=TRAIN, metavar="DIR", help="what `prepare` wrote; default: %(default)s"
+        )
 
     summary = commands.add_parser("summary", help="print the fold table of the current run, and where its results are")
     summary.set_defaults(call=_summary)
@@ -70,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="git revisions, DVC experiments, kept runs, or folders or CSVs of scores; the others are compared with "
         "the first; a single one is compared with the current run",
     )
+    compare.add_argument("--by", choices=("cv", "unseen"), default="cv", help="held-out folds, or unseen acquisitions")
     compare.set_defaults(call=_compare)
 
     score = commands.add_parser("score", help="score a submission against a solution, as Kaggle does")
@@ -124,6 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.yaml")
+TRAIN, BATCH = Path("data/prepared/train"), Path("data/batch.png")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -139,6 +145,17 @@ def _pack(arguments: argparse.Namespace) -> None:
 
     images = write_packed(arguments.prepared, arguments.out, load_params(PARAMS).housekeeping.workers)
     print(f"{arguments.out}: {images} images, {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from pipeline.experiments.batch import write_sheet
+    from pipeline.params import load_params
+
+    recipe = load_params(PARAMS).recipe
+    count = recipe.train.batch if arguments.tiles is None else arguments.tiles
+    seed = recipe.train.seed if arguments.seed is None else arguments.seed
+    write_sheet(arguments.out, arguments.prepared, recipe, count, seed)
+    print(f"{arguments.out}: {count} tiles of {recipe.train.crop_px} px, seed {seed}")
 
 
 def _summary(_: argparse.Namespace) -> None:
@@ -168,18 +185,16 @@ def _summary(_: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from pipeline.experiments.compare import compare_runs, format_comparison
-    from pipeline.experiments.runs import load_scores
+    from pipeline.experiments.compare_unseen import COMPARISONS
+    from pipeline.experiments.runs import load_run
     from pipeline.params import load_params
 
     names: list[str | None] = list(arguments.runs)
     if len(names) < 2:
         names = [*(names or ["HEAD"]), None]
-    frames = {
-        name or "current": load_scores(name, Path(), PurePosixPath("folds/scores.csv"), PurePosixPath("submissions"))
-        for name in names
-    }
-    print(format_comparison(compare_runs(frames, load_params(PARAMS).evaluate)))
+    where = Path(), PurePosixPath("folds/scores.csv"), PurePosixPath("submissions")
+    runs = {name or "current": load_run(name, *where) for name in names}
+    print(COMPARISONS[arguments.by](runs, load_params(PARAMS).evaluate))
 
 
 def _score(arguments: argparse.Namespace) -> None:

@@ -25,7 +25,9 @@ from tests.faults.load import lay_out_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
-COMMANDS = ("fetch", "pack", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload")
+COMMANDS = (
+    "fetch", "pack", "show", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         (["upload", "mine"], "mine"),
         (["describe", "--tile-px", "250"], "nearest is 256"),
         (["stack", "--out", "oof.tif"], "learnt no membranes"),
+        (["show", "batch"], "run `dvc repro prepare`"),
         (["compare", "nothing-of-this-name"], "nothing-of-this-name"),
     ],
 )
@@ -241,6 +244,24 @@ def test_keep_and_compare_a_run(finished: Path, capsys: pytest.CaptureFixture[st
     assert row == "mine,0.5,0.1,0.4,0.3,0.5,,601.0,1,2,cpu,abc"
     main(["compare", "mine"])
     assert "no difference" in capsys.readouterr().out
+
+
+def test_runs_are_compared_by_what_the_yardstick_found(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["keep", "old"])
+    cv = json.loads((finished / "folds" / "cv.json").read_text())
+    for name, ap in (("better", 0.5), ("worse", 0.25)):
+        measured = {**cv, "unseen_map": ap, "unseen": {"dark0": ap, "pale": ap}}
+        (finished / "folds" / "cv.json").write_text(json.dumps(measured))
+        main(["keep", name])
+    capsys.readouterr()
+    main(["compare", "worse", "better", "--by", "unseen"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["run", "better", "worse"]
+    assert any("better is better than worse on unseen acquisitions: +0.250" in line for line in lines)
+    main(["compare", "old", "better"])
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:3]] == ["unseen_map", "-", "0.500"]
+    with pytest.raises(SystemExit, match=r"^error: old: no unseen_map.*`python -m pipeline\.studies\.unseen`"):
+        main(["compare", "old", "better", "--by", "unseen"])
 
 
 def test_keep_says_what_it_does_not_know(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Fold scores of runs side by side, and whether a difference between them is more than chance.
 
-In: score tables as `load_scores` reads them, the first being the baseline. Out: a `Comparison`, and its plain text.
+In: score tables as `load_run` reads them, the first being the baseline. Out: a `Comparison`, and its plain text.
 Two questions are asked of a difference. Would it hold on other images? A bootstrap over groups of the paired
 per-image differences answers. Would it hold after training again on other images? The corrected test over folds does.
 """
@@ -18,13 +18,17 @@ from pipeline.params import EvaluateParams
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run: mean `ap` over its images, per fold too, and the standard deviation over folds (k - 1; nan for one)."""
+    """One run: mean `ap` over its images, per fold too, and the standard deviation over folds (k - 1; nan for one).
+
+    `unseen_map` is what the yardstick for unseen acquisitions found for its parameters; None where it was not measured.
+    """
 
     name: str
     images: int
     mean: float
     std: float
     folds: dict[int, float]
+    unseen_map: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,12 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def compare_runs(frames: Mapping[str, pd.DataFrame], params: EvaluateParams) -> Comparison:
+def compare_runs(
+    frames: Mapping[str, pd.DataFrame], params: EvaluateParams, unseen: Mapping[str, float | None] | None = None
+) -> Comparison:
     """Compare the runs in `frames` (name: score table), each to the first.
+
+    `unseen` has each run's unseen_map; it is shown, and decides nothing.
 
     Raises:
         InputError: no run at all, or a run has no image in common with the first.
@@ -63,15 +71,15 @@ def compare_runs(frames: Mapping[str, pd.DataFrame], params: EvaluateParams) -> 
         raise InputError("no run to compare; name one, or run `dvc repro` first")
     baseline, *others = frames
     return Comparison(
-        runs=tuple(summarise_run(name, frame) for name, frame in frames.items()),
+        runs=tuple(summarise_run(name, frame, (unseen or {}).get(name)) for name, frame in frames.items()),
         differences=tuple(compare_pair(baseline, frames[baseline], name, frames[name], params) for name in others),
     )
 
 
-def summarise_run(name: str, frame: pd.DataFrame) -> RunScores:
+def summarise_run(name: str, frame: pd.DataFrame, unseen_map: float | None = None) -> RunScores:
     """Return the run's mean over images, its mean in each fold, and their standard deviation."""
     folds = _mean_by(frame["ap"], frame["fold"])
-    return RunScores(name, len(frame), float(frame["ap"].mean()), float(pd.Series(folds).std()), folds)
+    return RunScores(name, len(frame), float(frame["ap"].mean()), float(pd.Series(folds).std()), folds, unseen_map)
 
 
 def compare_pair(
@@ -160,10 +168,13 @@ def format_comparison(comparison: Comparison) -> str:
     """Return the comparison as plain text: a table of runs, then each run's difference to the first."""
     folds = sorted({fold for run in comparison.runs for fold in run.folds})
     rows = [["run", "images", *(f"fold {fold}" for fold in folds), "mean", "+- std"]]
+    is_measured = any(run.unseen_map is not None for run in comparison.runs)
+    rows[0] += ["unseen_map"] * is_measured
     for run in comparison.runs:
-        means = [_format_score(run.folds.get(fold)) for fold in folds]
-        rows.append([run.name, str(run.images), *means, _format_score(run.mean), _format_score(run.std)])
-    lines = _align_rows(rows)
+        means = [format_score(run.folds.get(fold)) for fold in folds]
+        rows.append([run.name, str(run.images), *means, format_score(run.mean), format_score(run.std)])
+        rows[-1] += [format_score(run.unseen_map)] * is_measured
+    lines = align_rows(rows)
     for difference in comparison.differences:
         lines += ["", *_format_difference(difference)]
     return "\n".join(lines) + "\n"
@@ -174,14 +185,15 @@ def _format_difference(difference: Difference) -> list[str]:
     lines += [f"  note: {note}" for note in difference.notes]
     rows = [[f"  fold {fold}", f"{value:+z.3f}"] for fold, value in difference.folds.items()]
     rows += [[f"  {name}", f"{value:+z.3f}", f"{count} images"] for name, (value, count) in difference.types.items()]
-    return [*lines, *_align_rows(rows), f"  {difference.verdict}"]
+    return [*lines, *align_rows(rows), f"  {difference.verdict}"]
 
 
-def _format_score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
+    """Return a score with three decimals, a dash where there is none."""
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
-def _align_rows(rows: list[list[str]]) -> list[str]:
+def align_rows(rows: list[list[str]]) -> list[str]:
     """Return the rows as lines: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

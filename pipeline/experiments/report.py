@@ -25,6 +25,7 @@ from pipeline.experiments.figures import (
     plot_thresholds,
     trace_outlines,
 )
+from pipeline.experiments.unseen import unseen_clusters, unseen_map
 from pipeline.files import write_text
 from pipeline.images.contrast import brighten_image
 
@@ -92,17 +93,19 @@ def write_report(
     Args:
         path: of the HTML file.
         scores: image_id, fold, image_type, ap, ap50 .. ap95; a row per image.
-        cv: as in cv.json; cv_map, cv_std, cv_low, cv_high and pooled_ap are shown.
+        cv: as in cv.json; cv_map, cv_std, cv_low, cv_high and pooled_ap are shown, and `unseen` where it is measured.
         card: the run card.
         histories: of each fold's training: epoch, loss, and val_map where it was looked at.
         pictures: as in `Picture`, of the images that `choose_examples` names, in any order; taken one at a time.
         submission: where the submission is, as the reader shall read it.
 
     Raises:
-        InputError: an example has no picture, a picture's parts differ in size, or cv or card lacks a key.
+        InputError: an example has no picture, a picture's parts differ in size, or cv or card lacks a key, or
+            `unseen` is no table of clusters.
     """
     _check_keys("cv.json", cv, _CV_KEYS)
     _check_keys("the run card", card, _CARD_KEYS)
+    unseen = unseen_clusters(cv, "cv.json")
     drawn = {picture.image_id: _draw_picture(picture) for picture in (Picture(*parts) for parts in pictures)}
     examples: dict[str, list[dict[str, Any]]] = {}
     for example in choose_examples(scores):
@@ -114,6 +117,8 @@ def write_report(
         cv=cv,
         card=card,
         submission=submission,
+        unseen=unseen,
+        unseen_map=unseen_map(unseen),
         images=len(scores),
         columns=[column for column in _SHOWN if column in list_thresholds(scores)],
         folds=_tabulate(scores, "fold"),

@@ -1,30 +1,46 @@
 """Find a run by what people call it, and read its fold scores.
 
 In: a name: none (the working tree), a kept run, a CSV or a folder, a git revision, a DVC experiment. Out: its score
-table: image_id, group, fold, image_type, ap, and ap50 .. ap95 where they are there.
+table: image_id, group, fold, image_type, ap, and ap50 .. ap95 where they are there; and the cv.json beside it.
 """
 
+import json
 import re
 import subprocess
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pipeline.errors import InputError, shorten
+from pipeline.files import read_json
 from pipeline.nuclei.metric import THRESHOLDS_PERCENT
 from pipeline.tables import read_csv_table
 
 COLUMNS = {"image_id": str, "group": str, "fold": int, "image_type": str, "ap": float}
 _AT_THRESHOLDS = {f"ap{percent}": float for percent in THRESHOLDS_PERCENT}
 _CURE = "`dvc repro evaluate` writes such a table"
+_SUMMARY = "cv.json"
 
 # How DVC names an experiment: refs/exps/<2 digits of the baseline>/<the other 38>/<name>. Beside these it keeps
 # refs of its own (stash, exec, celery, apply), which are no experiments.
 _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(?P<name>[^/]+)")
 
 
-def load_scores(name: str | None, root: Path, scores: PurePosixPath, submissions: PurePosixPath) -> pd.DataFrame:
-    """Return the checked score table of the run called `name`, sorted by image_id.
+class Run(NamedTuple):
+    """A run's results.
+
+    Attributes:
+        scores: the checked score table, sorted by image_id.
+        summary: what its cv.json holds; empty where none lies beside the score table.
+    """
+
+    scores: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def load_run(name: str | None, root: Path, scores: PurePosixPath, submissions: PurePosixPath) -> Run:
+    """Return the results of the run called `name`.
 
     Looked for in this order: no name, the working tree; a kept run; a CSV or a folder that holds one; a git revision,
     branch or tag; a DVC experiment. To mean a branch that a kept run hides, write `refs/heads/<branch>`.
@@ -36,20 +52,20 @@ def load_scores(name: str | None, root: Path, scores: PurePosixPath, submissions
         submissions: the folder of the kept runs, relative to `root`.
 
     Raises:
-        InputError: nothing is called so, it has no score table, or the table is faulty.
+        InputError: nothing is called so, it has no score table, or that or its cv.json is faulty.
     """
     if not name:
-        return read_scores(root / scores)
+        return _read_run(root / scores)
     if "\0" not in name:
         kept = root / submissions / name / scores.name
         if PurePosixPath(name).name == name and kept.is_file():
-            return read_scores(kept)
+            return _read_run(kept)
         for path in (Path(name), Path(name) / scores.name):
             if path.is_file():
-                return read_scores(path)
+                return _read_run(path)
         commit = find_commit(root, name)
         if commit is not None:
-            return parse_scores(_show_file(root, commit, name, scores), f"{name}:{scores}")
+            return _show_run(root, commit, name, scores)
     is_shallow = _run_git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
     raise InputError(
         f"{name!r}: no kept run, CSV, git revision or DVC experiment is called so; "
@@ -84,14 +100,28 @@ def find_commit(root: Path, name: str) -> str | None:
     return commits.pop() if commits else None
 
 
-def _show_file(root: Path, commit: str, name: str, path: PurePosixPath) -> str:
-    shown = _run_git(root, "show", f"{commit}:./{path}")
+def _read_run(path: Path) -> Run:
+    summary = path.with_name(_SUMMARY)
+    return Run(read_scores(path), read_json(summary) if summary.is_file() else {})
+
+
+def _show_run(root: Path, commit: str, name: str, path: PurePosixPath) -> Run:
+    shown, summary = (_run_git(root, "show", f"{commit}:./{file}") for file in (path, path.with_name(_SUMMARY)))
     if shown.returncode != 0:
         raise InputError(
             f"{name}: its commit {commit[:10]} has no {path} ({shorten(shown.stderr)}); name a revision that "
             "`dvc repro` finished"
         )
-    return shown.stdout
+    scores = parse_scores(shown.stdout, f"{name}:{path}")
+    try:
+        content = {} if summary.returncode else json.loads(summary.stdout)
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise InputError(
+            f"{name}: its {_SUMMARY} cannot be read as JSON ({shorten(error)}); name another revision"
+        ) from error
+    return Run(scores, content)
 
 
 def _run_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

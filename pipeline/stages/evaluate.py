@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.experiments.evaluation import evaluate, format_fold_table
 from pipeline.experiments.membranes import format_membranes, score_membranes
+from pipeline.experiments.unseen import read_unseen, settings_key
 from pipeline.files import write_json, write_text
 from pipeline.folds.cross_validation import cross_validate, describe_decoding
 from pipeline.folds.finder import CandidateFinder
@@ -24,6 +25,7 @@ def main(
     prepared: Path,
     folds: Path,
     oof: Path,
+    unseen: Path,
     scores: Path,
     summary: Path,
     decoding: Path,
@@ -34,6 +36,7 @@ def main(
     """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
     folded, workers = open_folded(prepared, folds, params.folds.ids), params.housekeeping.workers
     images, split = folded.images, folded.split
+    yardstick = read_unseen(unseen, settings_key(params.recipe, params.predict, params.decode, params.select))
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
     predictions = Predictions(oof / f"{fold}.npz" for fold in params.folds.ids)
     finder = CandidateFinder(params.predict.scales, params.size.object_diameter_px, params.select)
@@ -53,6 +56,7 @@ def main(
     cv = evaluation.summary
     if params.targets.boundary == "membrane":
         cv |= score_membranes(predictions, split, workers)
+    cv |= yardstick
     write_text(scores, evaluation.scores.round(6).to_csv(index=False, lineterminator="\n"))
     write_json(decoding, describe_decoding(held_out.choices, held_out.fit))
     write_json(summary, cv)
@@ -60,6 +64,8 @@ def main(
         print(format_fold_table(evaluation.scores, cv))
     if params.targets.boundary == "membrane":
         print(format_membranes(cv))
+    if yardstick["unseen"]:
+        print(f"unseen acquisitions: {cv['unseen_map']:.3f}, the mean over {len(cv['unseen'])} clusters")
 
 
 if __name__ == "__main__":

@@ -55,9 +55,8 @@ def rescale(image: Image, labels: Labels, *, zoom: float) -> tuple[Image, Labels
     """Show an image larger or smaller."""
     size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
     scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
-    return np.asarray(scaled, np.uint8), cv2.resize(
-        labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST_EXACT
-    )
+    ids = cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(scaled, np.uint8), ids.astype(np.int32)
 
 
 def crowd(image: Image, labels: Labels) -> tuple[Image, Labels]:

@@ -125,7 +125,8 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs += ["--sizes", ROOT / "folds" / "sizes", "--out", files["probabilities.npz"]]
     found["predict_testset"] = measure("-m", "pipeline.stages.predict_testset", *inputs, "--params", two_folds)
     make_predictions(prepared, folds / "folds.csv", oof)
-    inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof, "--scores", files["scores.csv"]]
+    inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]
+    inputs += ["--unseen", ROOT / "folds" / "unseen.csv", "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
     inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"]]
     found["evaluate"] = measure("-m", "pipeline.stages.evaluate", *inputs, "--params", all_folds)

@@ -123,5 +123,18 @@ def test_text_lines_up():
     assert len(head) == len(base) == len(longer)
 
 
+def test_what_is_known_of_unseen_acquisitions_has_a_column():
+    frames = {"base": frame([0.1, 0.2, 0.3, 0.4]), "other": frame([0.5] * 4)}
+    comparison = compare_runs(frames, PARAMS, {"base": None, "other": 0.25})
+    assert [run.unseen_map for run in comparison.runs] == [None, 0.25]
+    head, base, other = format_comparison(comparison).splitlines()[:3]
+    assert (head.split()[-1], base.split()[-1], other.split()[-1]) == ("unseen_map", "-", "0.250")
+    assert len(head) == len(base) == len(other)
+    assert comparison.differences == compare_runs(frames, PARAMS).differences
+    none = compare_runs(frames, PARAMS, {"base": None, "other": None})
+    assert none == compare_runs(frames, PARAMS)
+    assert "unseen_map" not in format_comparison(none)
+
+
 def test_one_run_alone_is_just_its_table():
     assert len(format_comparison(compare_runs({"A": frame([0.1, 0.2])}, PARAMS)).splitlines()) == 2

@@ -17,7 +17,7 @@ from pipeline.experiments.ledger import (
     read_local_card,
     set_leaderboard_score,
 )
-from pipeline.experiments.runs import load_scores
+from pipeline.experiments.runs import load_run
 from pipeline.files import read_json, sha256_of
 from pipeline.nuclei.submission import read_submission
 
@@ -184,7 +184,7 @@ def test_kept_runs_of_all_ages_stay_readable(name, params):
     (row,) = (row for row in read_ledger(submissions) if row["name"] == name)
     assert row == {"name": name} | {key: "" if card[key] is None else str(card[key]) for key in COLUMNS[1:]}
     assert describe_run(name, card, "0" * 64).startswith(f"{name}: CV ")
-    scores = load_scores(name, ROOT, PurePosixPath("folds/scores.csv"), PurePosixPath("submissions"))
+    scores = load_run(name, ROOT, PurePosixPath("folds/scores.csv"), PurePosixPath("submissions")).scores
     assert scores["ap"].mean() == pytest.approx(card["cv_map"], abs=1e-6)
     evaluate = params.evaluate.model_copy(update={"bootstrap": 10})
     assert "no difference" in compare_runs({"a": scores, "b": scores}, evaluate).differences[0].verdict

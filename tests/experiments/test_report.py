@@ -165,6 +165,15 @@ def test_a_run_without_history_and_with_a_known_score(tmp_path):
     assert "0.457" in text
 
 
+def test_unseen_acquisitions_are_shown_where_they_were_measured(tmp_path):
+    for none in (CV, {**CV, "unseen_map": None, "unseen": {}}):
+        assert "Unseen" not in write(tmp_path / "report.html", cv=none)
+    measured = {**CV, "unseen_map": 0.375, "unseen": {"dark0": 0.25, "purple_on_white": 0.5, "<b>": 0.375}}
+    words = " ".join(" ".join(Page(write(tmp_path / "report.html", cv=measured)).text).split())
+    assert "Unseen acquisitions 0.375 mean over 3 clusters" in words
+    assert "left out of training mAP dark0 0.250 purple on white 0.500 <b> 0.375 mean 0.375" in words
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "report.html"
     with pytest.raises(InputError, match="im3: no picture"):
@@ -176,6 +185,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
         write(path, cv={key: value for key, value in CV.items() if key != "cv_low"})
     with pytest.raises(InputError, match="run card lacks seed"):
         write(path, card={key: value for key, value in CARD.items() if key != "seed"})
+    with pytest.raises(InputError, match="`unseen` is no AP"):
+        write(path, cv={**CV, "unseen": {"dark0": "high"}})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.experiments.runs import load_scores, parse_scores
+from pipeline.experiments.runs import load_run, parse_scores
 
 HEAD = "image_id,group,fold,image_type,ap\n"
 SCORES = PurePosixPath("folds/scores.csv")
@@ -53,7 +53,7 @@ def root(tmp_path):
 
 
 def ap_of(root, name):
-    return load_scores(name, root, SCORES, SUBMISSIONS)["ap"].tolist()
+    return load_run(name, root, SCORES, SUBMISSIONS).scores["ap"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,30 @@ def ap_of(root, name):
 )
 def test_each_kind_of_name(root, name, ap):
     assert ap_of(root, name) == [ap, ap]
+
+
+def test_the_summary_lies_beside_the_scores(root):
+    def summary(name):
+        return load_run(name, root, SCORES, SUBMISSIONS).summary
+
+    folder, kept = root / "folds", root / "submissions" / "kept"
+    assert summary("HEAD") == summary("kept") == summary(None) == {}
+    (folder / "cv.json").write_text('{"cv_map": 0.2}')
+    commit(root, 0.2)
+    git(root, "tag", "summed")
+    (folder / "cv.json").write_text('{"cv_map": 0.6}')
+    (kept / "cv.json").write_text('{"cv_map": 0.5}')
+    assert [summary(name)["cv_map"] for name in ("summed", None, "kept", str(kept), str(kept / "scores.csv"))] == [
+        0.2, 0.6, 0.5, 0.5, 0.5,
+    ]  # fmt: skip
+    assert summary("old") == {}
+    for broken in ("{", "[]"):
+        (folder / "cv.json").write_text(broken)
+        git(root, "commit", "-qam", "broken")
+        with pytest.raises(InputError, match=r"^HEAD: its cv\.json cannot be read as JSON"):
+            summary("HEAD")
+        with pytest.raises(InputError, match=r"cv\.json: .*JSON"):
+            summary(None)
 
 
 def test_paths_and_hashes(root):

@@ -17,7 +17,9 @@ from pipeline.images.archive import index_archive, open_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
-COPIED = ("pipeline", "Makefile", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore")
+COPIED = (
+    "pipeline", "Makefile", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore", "folds/unseen.csv",
+)  # fmt: skip
 
 # What must come out the same, bit for bit, whatever happened on the way.
 RESULTS = (
@@ -86,8 +88,9 @@ def write_params(folder: Path, content: dict[str, Any]) -> None:
 
 def clear_results(folder: Path) -> None:
     """Remove all that a run made, DVC's cache and records too, so that the next one starts anew."""
-    for name in ("data/prepared", "folds", "submissions", ".resume", ".dvc/cache", ".dvc/tmp", "dvc.lock"):
-        path = folder / name
+    made = [path for path in (folder / "folds").glob("*") if path.name != "unseen.csv"]  # which no run makes
+    names = ("data/prepared", "submissions", ".resume", ".dvc/cache", ".dvc/tmp", "dvc.lock")
+    for path in [*made, *(folder / name for name in names)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

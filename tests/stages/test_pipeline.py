@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from pipeline.errors import InputError
+from pipeline.experiments.unseen import settings_key, write_unseen
 from pipeline.folds.candidate_store import CandidateStore
 from pipeline.folds.finder import load_finder
 from pipeline.folds.predictions import Predictions
@@ -51,7 +52,9 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         size.main(train_split, table, weights, fold, sizes / f"{fold}.safetensors", params)
         predict_oof.main(train_split, table, weights, sizes, fold, oof / f"{fold}.npz", params)
     candidates, nuclei = out / "candidates.npz", out / "oof.csv"
-    evaluate.main(train_split, table, oof, scores, cv, decoding, candidates, nuclei, params)
+    if not (unseen := out / "unseen.csv").exists():
+        unseen.write_text("settings,cluster,images,ap\n")
+    evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, nuclei, params)
     predict_testset.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
@@ -95,11 +98,27 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
         assert set(Predictions([run / "oof" / f"{fold}.npz"])) == held_out
 
 
-def evaluate_again(run: Path, out: Path, params: Params) -> dict[str, Any]:
-    """Evaluate a run's predictions with other parameters, and return its cv.json."""
+def evaluate_again(run: Path, out: Path, params: Params, unseen: Path | None = None) -> dict[str, Any]:
+    """Evaluate a run's predictions with other parameters or another yardstick, and return its cv.json."""
     names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv")
-    evaluate.main(run / "train", run / "folds.csv", run / "oof", *(out / name for name in names), params)
+    inputs = run / "train", run / "folds.csv", run / "oof", unseen or run / "unseen.csv"
+    evaluate.main(*inputs, *(out / name for name in names), params)
     return json.loads((out / "cv.json").read_text())
+
+
+def test_what_the_yardstick_found_for_a_run_s_parameters_is_in_its_summary(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, unseen = tiny_params(), tmp_path / "unseen.csv"
+    found = pd.DataFrame({"cluster": ["dark", "pale"], "images": 24, "ap": [0.25, 0.5]})
+    write_unseen(unseen, settings_key(params.recipe, params.predict, params.decode, params.select), found)
+    write_unseen(unseen, "of another setting", found)
+    cv = evaluate_again(run, tmp_path, params, unseen)
+    assert cv.pop("unseen_map") == 0.375
+    assert cv.pop("unseen") == {"dark": 0.25, "pale": 0.5}
+    assert "unseen acquisitions: 0.375, the mean over 2 clusters" in capsys.readouterr().out
+    # It changes nothing else, and where nothing was measured that is said by a null.
+    assert {**cv, "unseen_map": None, "unseen": {}} == json.loads((run / "cv.json").read_text())
 
 
 def test_the_held_out_nuclei_are_those_that_were_scored(run: Path) -> None:
