@@ -34,8 +34,9 @@ def main(prepared: Path, out: Path, params: Params) -> None:
     if params.folds.groups == "blocks":
         if len(unscored):
             raise InputError(
-                f"params.yaml: folds.groups is blocks, which looks for no likeness, and {unscored['source'].iloc[0]} is "
-                "a source that is not scored: it may show what is held out; set folds.groups to found, or leave it out"
+                f"params.yaml: folds.groups is blocks, which looks for no likeness, but the source "
+                f"{unscored['source'].iloc[0]} is not scored and may show what is held out; set folds.groups to found, "
+                "or leave that source out"
             )
         folds = assign_blocks(scored, params.folds)
         groups = folds.set_index("image_id")["group"]
