@@ -221,6 +221,18 @@ def _refuse_twin_keys(node: yaml.Node | None) -> None:
             _refuse_twin_keys(value)
 
 
+def digest_archive(path: Path) -> str:
+    """Return the SHA-256, in hex, of a file; of a folder that of the names and contents of all files in it.
+
+    The place of the folder and the times of its files change nothing.
+    """
+    if not path.is_dir():
+        return sha256_of(path)
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    lines = [f"{sha256_of(files[name])}  {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of the file at `path`, in hex; reads it in pieces."""
     with path.open("rb") as file:

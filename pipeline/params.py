@@ -1,14 +1,12 @@
 """The types and bounds of every section of params.yaml, which DVC composes from `pipeline/conf/` and holds all values.
 
-A section is a frozen class; an unknown, missing or out-of-bounds key ends in one `InputError` that names it.
-
-Networks, loss terms and augmentation effects are entries of tables in their rooms, so that one more is one function and
-one entry: what such an entry may be told stands beside it, and is checked there, by `pipeline.options`.
+A section is a frozen class; an unknown, missing or out-of-bounds key ends in one `InputError` that names it. Networks,
+loss terms and augmentation effects are entries of tables in their rooms, so that one more is one function and one
+entry: what such an entry may be told stands beside it, and is checked there, by `pipeline.options`.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,7 +29,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class SourceParams(Section):
+class ArchiveParams(Section):
     """An archive, and how images and labels lie in it."""
 
     archive: Annotated[str, Field(min_length=1)]  # zip, folder or TIFF; a path in data.dir
@@ -39,15 +37,29 @@ class SourceParams(Section):
     labels: str | None  # a second file in data.dir, where the layout has its labels apart (a stack that is a TIFF)
 
 
+class SourceParams(ArchiveParams):
+    """An archive to learn from."""
+
+    scored: bool  # held out in turn, and scored; false: learnt from in every fold, and scored in none
+    weight: Annotated[float, Field(ge=0.001, le=1000)]  # how often an image is drawn, against one of a source of 1
+    licence: str | None  # of images and labels; the run card shows it
+
+
 class DataParams(Section):
     """Which archives are read, and what is made of the faults in them."""
 
     dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of all archives; quoted for a shell
     sources: Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], SourceParams], Field(min_length=1)]
-    test: SourceParams | None  # the images to predict
+    test: ArchiveParams | None  # the images to predict
     solution: str | None  # the test set's truth (CSV); used where the file is there
     allow_unlabelled: bool  # accept training images that have no mask
     min_fragment_px: Whole  # detached fragments of a mask below this many pixels are dropped
+
+    @model_validator(mode="after")
+    def _some_are_scored(self) -> "DataParams":
+        if not any(source.scored for source in self.sources.values()):
+            raise ValueError(f"no source of {', '.join(self.sources)} is scored; set one's `scored` to true")
+        return self
 
 
 class ContrastParams(Section):
@@ -72,18 +84,15 @@ class FoldsParams(Section):
         return self
 
 
-class NetworkParams(Section):
+class NetworkParams(Section, extra="allow"):
     """The network, an entry of NETWORKS (`pipeline/unet/model.py`); its other keys are that network's own."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: str
 
     @model_validator(mode="before")
     @classmethod
     def _take_none_for_null(cls, values: Any) -> Any:  # as many write it, who know Python better than YAML
-        is_section = isinstance(values, dict)
-        return {k: None if v == "none" else v for k, v in values.items()} if is_section else values
+        return {k: None if v == "none" else v for k, v in values.items()} if isinstance(values, dict) else values
 
 
 class TargetsParams(Section):
@@ -94,10 +103,8 @@ class TargetsParams(Section):
     distance_px: Natural  # the `distance` to the outside of the own nucleus (Euclid), cut and scaled to 1 here
 
 
-class TermParams(Section):
+class TermParams(Section, extra="allow"):
     """A term of the loss, an entry of TERMS (`pipeline/unet/losses.py`); its other keys are that term's own."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     weight: NotNegative  # 0 leaves the term out, and costs nothing
 
@@ -116,8 +123,7 @@ class AugmentParams(Section):
     """Augmentation: by warp and colours on the device, after effects on the CPU; or everything on the CPU."""
 
     backend: Literal["device", "albumentations"] | None
-    # Entries of EFFECTS (`pipeline/images/effects.py`) or CPU_EFFECTS (`cpu_augment.py`); null leaves one out.
-    effects: dict[str, dict[str, float] | None]
+    effects: dict[str, dict[str, float] | None]  # of EFFECTS (`images/effects.py`) or CPU_EFFECTS; null leaves one out
 
 
 class TrainParams(Section):
@@ -236,8 +242,7 @@ class EvaluateParams(Section):
     unseen_drop_std: Share  # and how that differs between acquisitions
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """The sections that decide the weights of a fold's network."""
 
     contrast: ContrastParams
@@ -289,9 +294,7 @@ def load_params(path: Path) -> Params:
     Raises:
         InputError: the file is missing, is no YAML mapping, or a key is unknown, missing or out of bounds.
     """
-    content = read_yaml(path)
     try:
-        return Params.model_validate(content)
+        return Params.model_validate(read_yaml(path))
     except ValidationError as error:
-        line = explain_fault(error, "")
-        raise InputError(f"{path}: {line}; `pipeline/params.py` lists the keys of every section") from error
+        raise InputError(f"{path}: {explain_fault(error, '')}; `pipeline/params.py` lists all keys") from error

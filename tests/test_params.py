@@ -20,6 +20,7 @@ from pipeline.params import Params, load_params
 from pipeline.unet.losses import build_loss
 from pipeline.unet.model import NETWORKS
 from pipeline.unet.vanilla import VanillaParams, length_rule
+from tests.tiny import tiny_source
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -124,7 +125,14 @@ def change(tmp_path: Path, key: str, value: Any) -> Path:
         ("loss.terms", {"bce": {}}, "loss.terms.bce.weight"),
         ("loss.terms", {"bce": {"weight": -1}}, "loss.terms.bce.weight"),
         ("data.sources", {}, "data.sources"),
-        ("data.sources", {"a b": {"archive": "a", "layout": "stack", "labels": None}}, "data.sources.a b"),
+        ("data.sources", {"a b": tiny_source("a", "stack").model_dump()}, "data.sources.a b"),
+        (
+            "data.sources",
+            {"a": tiny_source("a", "stack", scored=False).model_dump()},
+            "data: .*no source of a is scored",
+        ),
+        ("data.sources.dsb2018.weight", 0.0, "data.sources.dsb2018.weight"),
+        ("data.sources.dsb2018.licence", ..., "data.sources.dsb2018.licence"),
         ("data.test", {"archive": "a"}, "data.test"),
         ("runtime.device", "gpu", "runtime.device"),
         ("runtime.threads", 0, "runtime.threads"),
@@ -137,7 +145,7 @@ def change(tmp_path: Path, key: str, value: Any) -> Path:
 def test_a_wrong_key_is_named(tmp_path: Path, key: str, value: Any, named: str) -> None:
     with pytest.raises(InputError) as error:
         load_params(change(tmp_path, key, value))
-    assert f"params.yaml: {named}" in str(error.value)
+    assert re.search(f"params.yaml: {named}", str(error.value))
     assert "\n" not in str(error.value)
 
 

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
-from pipeline.params import Params, load_params
+from pipeline.params import Params, SourceParams, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def tiny_source(archive: str, layout: str, labels: str | None = None, **changes: object) -> SourceParams:
+    """Return a source that is scored and weighs 1; `changes` are other values of its keys."""
+    content = {"archive": archive, "layout": layout, "labels": labels, "scored": True, "weight": 1.0, "licence": None}
+    return SourceParams.model_validate(content | changes)
 
 
 def tiny_params(**changes: object) -> Params:

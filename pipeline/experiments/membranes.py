@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.files import atomic_path
 from pipeline.folds.predictions import Predictions
-from pipeline.folds.table import read_folds
+from pipeline.folds.table import UNSCORED, read_folds
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import BOUNDARY, average_zooms
 from pipeline.nuclei.membrane_metric import SliceCounts, count_slice, score_stack
@@ -74,7 +74,8 @@ def write_stack(out: Path, targets: TargetsParams, ids: Sequence[int], folds: Pa
             f"params.yaml: targets.boundary is {targets.boundary}: this run learnt no membranes; "
             "`dvc exp run -S recipe=isbi2012` makes one that does"
         )
-    image_ids = read_folds(folds / "folds.csv")["image_id"].sort_values().tolist()
+    table = read_folds(folds / "folds.csv")
+    image_ids = table.loc[table["stratum"] != UNSCORED, "image_id"].sort_values().tolist()
     predictions = Predictions(folds / "oof" / f"{fold}.npz" for fold in ids)
     height, width = find_inside(predictions[image_ids[0]][0]).shape
 

@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline.experiments.expectation import Expectation
-from pipeline.files import sha256_of
-from pipeline.params import Params
+from pipeline.files import digest_archive, sha256_of
+from pipeline.params import DataParams, Params
 
 # What decides a result beside the code.
 _PACKAGES = (
@@ -33,6 +35,7 @@ def make_run_card(
     files: Iterable[Path],
     encoder_weights: Mapping[str, str],
     precision: str | None,
+    trained: pd.DataFrame,
 ) -> dict[str, Any]:
     """Return what is equal in equal runs.
 
@@ -41,10 +44,12 @@ def make_run_card(
         cv: the summary of the cross-validation.
         expected: score to expect on the test set.
         lb_map: the test set's score, or None where the truth is not known.
-        files: archives and weights; their SHA-256 goes into the card under their names. A folder is passed over.
+        files: archives and weights, files or folders; their SHA-256 goes into the card under their names. What is not
+            there is passed over.
         encoder_weights: source and digest of the pretrained encoder.
         precision: that the networks were trained in, which `auto` leaves to their device; None where their weights do
             not say.
+        trained: the table of the training images.
     """
     return {
         "cv_map": cv["cv_map"],
@@ -59,10 +64,29 @@ def make_run_card(
         "threads": params.runtime.threads,
         "precision": precision,
         "encoder_weights": dict(encoder_weights),
-        "digests": {f"{path.parent.name}/{path.name}": sha256_of(path) for path in files if path.is_file()},
+        "digests": {f"{path.parent.name}/{path.name}": digest_archive(path) for path in files if path.exists()},
+        "sources": describe_sources(params.data, trained),
         "versions": {package: _find_version(package) for package in _PACKAGES},
         "params": params.model_dump(mode="json", exclude={"housekeeping"}),
     }
+
+
+def describe_sources(data: DataParams, trained: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return, by name of a source, its licence, whether it is scored, its weight, and how many images it has.
+
+    Args:
+        data: with the sources.
+        trained: the table of the training images; only its column `source` is used. The images of a pack keep their
+            sources' names: those that data does not know have an entry of their number alone.
+    """
+    counts = {
+        str(name): {"images": int(count)} for name, count in trained["source"].value_counts().sort_index().items()
+    }
+    known = {
+        name: source.model_dump(include={"licence", "scored", "weight"}) | counts.get(name, {})
+        for name, source in data.sources.items()
+    }
+    return counts | known
 
 
 def make_local_card(

@@ -2,6 +2,9 @@
 
 In: the table of the prepared images, and the group of each. Out: a table image_id, group, stratum, fold in which no
 group is split and image types, nucleus counts and nuclei are spread evenly; and the images inside and outside a fold.
+
+An image of a source that is not scored has no fold, and every network learns from it; but where it is of one group with
+scored images it has theirs, whose network so does not learn from it.
 """
 
 import warnings
@@ -19,6 +22,8 @@ from pipeline.params import FoldsParams
 from pipeline.tables import read_csv_table
 
 COLUMNS = {"image_id": str, "group": str, "stratum": str, "fold": int}
+NO_FOLD = -1  # an empty field in the file
+UNSCORED = "unscored"  # the stratum of images that are not scored
 
 
 def assign_folds(table: pd.DataFrame, groups: pd.Series, params: FoldsParams) -> pd.DataFrame:
@@ -69,6 +74,24 @@ def assign_blocks(table: pd.DataFrame, params: FoldsParams) -> pd.DataFrame:
     return pd.DataFrame({"image_id": image_ids, "group": blocks, "stratum": "slice", "fold": fold})
 
 
+def add_unscored(folds: pd.DataFrame, table: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Return the fold table of scored images with those of `table` that are not scored in it too, sorted by image_id.
+
+    Args:
+        folds: as `assign_folds` returns it, of the scored images.
+        table: a row per image, with image_id and scored (1 or 0).
+        groups: each image's group, indexed by image_id.
+    """
+    image_ids = table.loc[table["scored"] == 0, "image_id"]
+    if image_ids.empty:
+        return folds
+    own = groups.loc[image_ids].to_numpy()
+    fold_of = folds.groupby("group")["fold"].first()
+    places = pd.Series(own).map(fold_of).fillna(NO_FOLD).to_numpy(int)
+    extra = pd.DataFrame({"image_id": image_ids.to_numpy(), "group": own, "stratum": UNSCORED, "fold": places})
+    return pd.concat([folds, extra], ignore_index=True).sort_values("image_id", ignore_index=True)
+
+
 def find_strata(table: pd.DataFrame, params: FoldsParams) -> pd.Series:
     """Return each image's stratum: its type, and among equal types the quantile bin of its nucleus count.
 
@@ -104,7 +127,13 @@ def describe_balance(folds: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return counts.join(pd.crosstab(merged["fold"], merged["image_type"])).reset_index()
 
 
-def check_folds(folds: pd.DataFrame, image_ids: Iterable[str], groups: pd.Series | None, ids: Sequence[int]) -> None:
+def check_folds(
+    folds: pd.DataFrame,
+    image_ids: Iterable[str],
+    groups: pd.Series | None,
+    ids: Sequence[int],
+    unscored: Iterable[str] = (),
+) -> None:
     """Refuse a fold table that leaks or does not fit the images.
 
     Args:
@@ -112,10 +141,11 @@ def check_folds(folds: pd.DataFrame, image_ids: Iterable[str], groups: pd.Series
         image_ids: the images that must be in it, each once, and no others.
         groups: each image's group, indexed by image_id, to hold the table against; None trusts the table's own groups.
         ids: the folds there are.
+        unscored: those of the images that are not scored, and may have no fold.
 
     Raises:
-        InputError: an image is missing, unknown, there twice or without group; a fold is unknown or empty; a group is
-            split.
+        InputError: an image is missing, unknown, there twice or without group; a fold is unknown or has no image to
+            score; a scored image has no fold; a group is split.
     """
     cure = "run the stage `folds` again"
     listed, wanted = folds["image_id"], pd.Index(image_ids)
@@ -125,10 +155,12 @@ def check_folds(folds: pd.DataFrame, image_ids: Iterable[str], groups: pd.Series
         raise InputError(f"image {unknown[0]!r} of the fold table is not among the prepared images; {cure}")
     if len(missing := wanted.difference(pd.Index(listed))):
         raise InputError(f"image {missing[0]!r} is missing from the fold table; {cure}")
-    if not (known := folds["fold"].isin(ids)).all():
+    is_scored = ~listed.isin(list(unscored))
+    if not (known := folds["fold"].isin(ids) | ((folds["fold"] == NO_FOLD) & ~is_scored)).all():
         row = folds[~known].iloc[0]
-        raise InputError(f"image {row['image_id']!r} is in fold {row['fold']}, but folds.ids is {list(ids)}; {cure}")
-    if empty := sorted(set(ids) - set(folds["fold"])):
+        place = "no fold" if row["fold"] == NO_FOLD else f"fold {row['fold']}"
+        raise InputError(f"image {row['image_id']!r} is in {place}, but folds.ids is {list(ids)}; {cure}")
+    if empty := sorted(set(ids) - set(folds["fold"][is_scored])):
         raise InputError(f"fold {empty[0]} of folds.ids has no image; {cure}, or shorten folds.ids")
     if groups is not None and not (known := listed.isin(groups.index)).all():
         raise InputError(f"image {listed[~known].iloc[0]!r} of the fold table has no group; {cure}")
@@ -142,39 +174,63 @@ def check_folds(folds: pd.DataFrame, image_ids: Iterable[str], groups: pd.Series
 
 
 def read_folds(path: Path) -> pd.DataFrame:
-    """Read the fold table: image_id, group, stratum (strings), fold (an integer).
+    """Read the fold table: image_id, group, stratum (strings), fold (an integer, `NO_FOLD` where the field is empty).
 
     Raises:
         InputError: the file is missing or no CSV, lacks a column, has a fold that is no whole number, or a value that
             is absurdly long.
     """
-    return read_csv_table(path, COLUMNS, "run the stage `folds` again", "fold table")
+    cure = "run the stage `folds` again"
+    table = read_csv_table(path, COLUMNS | {"fold": str}, cure, "fold table")
+    if not (good := table["fold"].str.fullmatch("[0-9]{0,9}")).all():
+        row = table[~good].iloc[0]
+        raise InputError(
+            f"{path}: image {row['image_id'][:200]!r} has fold {row['fold'][:40]!r}, not a whole number; {cure}"
+        )
+    return table.assign(fold=table["fold"].replace("", str(NO_FOLD)).astype(int))
+
+
+def format_folds(folds: pd.DataFrame) -> str:
+    """Return the fold table as `read_folds` reads it."""
+    places = folds["fold"].astype(str).replace(str(NO_FOLD), "")
+    return folds.assign(fold=places).to_csv(index=False, lineterminator="\n")
 
 
 class FoldedSplit(NamedTuple):
     """The training images and their folds.
 
     Attributes:
-        split: all images.
-        folds: the checked fold table, sorted by image_id.
+        everything: all images, those that are not scored too.
+        table: the checked fold table of all of them, sorted by image_id.
         ids: the folds there are.
     """
 
-    split: PreparedSplit
-    folds: pd.DataFrame
+    everything: PreparedSplit
+    table: pd.DataFrame
     ids: tuple[int, ...]
 
+    @property
+    def split(self) -> PreparedSplit:
+        """The images that are scored."""
+        images = self.everything.table
+        return self.everything.select(images.loc[images["scored"] == 1, "image_id"])
+
+    @property
+    def folds(self) -> pd.DataFrame:
+        """The fold table of the images that are scored, sorted by image_id."""
+        return self.table[self.table["image_id"].isin(self.split.image_ids)].reset_index(drop=True)
+
     def inside(self, fold: int) -> PreparedSplit:
-        """Return the images of a fold, which its network never sees."""
+        """Return the images of a fold that are scored; its network never sees them."""
         return self.split.select(self.folds.loc[self.folds["fold"] == fold, "image_id"])
 
     def outside(self, fold: int) -> PreparedSplit:
-        """Return the images that the network of a fold learns from."""
-        return self.split.select(self.folds.loc[self.folds["fold"] != fold, "image_id"])
+        """Return the images that the network of a fold learns from, those that are not scored too."""
+        return self.everything.select(self.table.loc[self.table["fold"] != fold, "image_id"])
 
     @property
     def images(self) -> pd.DataFrame:
-        """A row per image, sorted by image_id: the columns of the fold table and of the split's."""
+        """A row per scored image, sorted by image_id: the columns of the fold table and of the split's."""
         return self.folds.merge(self.split.table, on="image_id", how="left")
 
 
@@ -185,7 +241,7 @@ def open_folded(prepared: Path, folds: Path, ids: Sequence[int]) -> FoldedSplit:
         InputError: a file is missing or damaged, or the table leaks or does not fit the images or `ids`.
     """
     split, table = PreparedSplit.open(prepared), read_folds(folds)
-    check_folds(table, split.image_ids, None, ids)
+    check_folds(table, split.image_ids, None, ids, split.table.loc[split.table["scored"] == 0, "image_id"])
     return FoldedSplit(split, table.sort_values("image_id", ignore_index=True), tuple(ids))
 
 

@@ -12,6 +12,7 @@ import unicodedata
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.errors import InputError, shorten
@@ -54,6 +55,15 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         ) from error
     except _DAMAGE as error:
         raise InputError(f"{path}: not a whole zip file ({shorten(error)}); download it again") from error
+
+
+@lru_cache(maxsize=1)
+def open_once(path: Path) -> zipfile.ZipFile:
+    """Open the zip at `path`, and keep it open between the jobs of a process: its directory may be long.
+
+    Whoever is done clears the cache: another file may come to lie at this path.
+    """
+    return open_archive(path)
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:

@@ -7,14 +7,12 @@ processes, each of which reads the zip itself; at most a few per process are in 
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.images.archive import ArchiveImage, index_archive, open_archive, read_entry
+from pipeline.images.archive import ArchiveImage, index_archive, open_archive, open_once, read_entry
 from pipeline.images.mask_png import UsedRows, decode_used_rows
 from pipeline.images.masks import Mask, Problem, merge_masks, split_mask_file
 from pipeline.images.raw import decode_image, to_rgb
@@ -42,7 +40,7 @@ def read_competition(source: Source) -> Iterator[PreparedImage]:
     try:
         yield from track(map_in_order(_read_job, jobs, source.workers), f"prepare {source.archive.name}", len(jobs))
     finally:
-        _open_once.cache_clear()  # one worker is this process, and another file may come to lie at this path
+        open_once.cache_clear()  # one worker is this process
 
 
 def read_image(archive: zipfile.ZipFile, entry: ArchiveImage, source: Source) -> PreparedImage:
@@ -84,12 +82,6 @@ def _read_masks(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], sou
     return split_mask_file(used, mask_id, f"{archive.filename}: {name}", source.min_fragment_px)
 
 
-@lru_cache(maxsize=1)
-def _open_once(path: Path) -> zipfile.ZipFile:
-    """Keep the archive open between the jobs of a process: its directory has an entry per mask."""
-    return open_archive(path)
-
-
 def _read_job(job: tuple[Source, ArchiveImage]) -> PreparedImage:
     source, entry = job
-    return read_image(_open_once(source.archive), entry, source)
+    return read_image(open_once(source.archive), entry, source)

@@ -24,13 +24,18 @@ from pipeline.parallel import start_worker
 from pipeline.params import ContrastParams, SizeParams
 
 
-def sampling_weights(image_types: pd.Series, balance: float) -> NDArray[np.float64]:
+def sampling_weights(table: pd.DataFrame, balance: float) -> NDArray[np.float64]:
     """Return (n,) probabilities of drawing each image: between all images alike (0) and all types alike (1).
 
-    An image's weight is its type's frequency to the power of minus `balance`.
+    An image's weight is its type's frequency to the power of minus `balance`, times the weight of its source.
+
+    Args:
+        table: image_type, and weight (of the source), above 0; a row per image.
+        balance: of types.
     """
+    image_types = table["image_type"]
     frequency = image_types.map(image_types.value_counts(normalize=True)).to_numpy(np.float64)
-    weights = frequency**-balance
+    weights = frequency**-balance * table["weight"].to_numpy(np.float64)
     return weights / weights.sum()
 
 
@@ -41,7 +46,7 @@ class TrainingImages:
         split: the images, labelled.
         contrast: how each one's brightness is stretched.
         size: the diameter that nuclei are brought to.
-        balance_types: between drawing all images alike (0) and all image types alike (1).
+        balance_types: between drawing all images alike (0) and all image types alike (1), the weights of sources aside.
 
     Raises:
         InputError: there is no image.
@@ -51,7 +56,7 @@ class TrainingImages:
         if not len(split):
             raise InputError("no images to train on; check folds.csv")
         self._split, self._ids = split, split.image_ids
-        self._cumulative = np.cumsum(sampling_weights(split.table["image_type"], balance_types))
+        self._cumulative = np.cumsum(sampling_weights(split.table, balance_types))
         self._zooms = zooms_to_size(split.diameters_px, size)
         self._levels = [find_contrast(image, contrast) for _, image in split.images()]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pipeline.errors import InputError
 from pipeline.images.competition import read_competition
 from pipeline.images.packed import read_packed
+from pipeline.images.pairs import read_pairs
 from pipeline.images.source import PreparedImage, Source
 from pipeline.images.stack import read_stack
 
@@ -12,7 +13,12 @@ from pipeline.images.stack import read_stack
 # source; ids pass `check_image_id`.
 ReadLayout = Callable[[Source], Iterator[PreparedImage]]
 
-LAYOUTS: dict[str, ReadLayout] = {"competition": read_competition, "stack": read_stack, "packed": read_packed}
+LAYOUTS: dict[str, ReadLayout] = {
+    "competition": read_competition,
+    "pairs": read_pairs,
+    "stack": read_stack,
+    "packed": read_packed,
+}
 
 
 def find_layout(name: str, section: str) -> ReadLayout:

@@ -82,13 +82,19 @@ def write_packed(folder: Path, path: Path, workers: int) -> int:
     would not be read back as it was: every image is decoded again, and every row of the tables is compared.
 
     Raises:
-        InputError: a file of the split is missing, damaged or at odds with the others, or a name cannot be in a zip.
+        InputError: a file of the split is missing, damaged or at odds with the others, its images differ in `scored` or
+            `weight`, or a name cannot be in a zip.
     """
     table, pack = read_table(folder), Pack(folder / "images.npz")
     problems = _read_sorted_problems(folder / _PROBLEMS)
     by_image = _group_problems(problems)
     if unknown := sorted(by_image.keys() - set(table["image_id"])):
         raise InputError(f"{folder / _PROBLEMS}: the image {unknown[0]!r} is not in table.csv; {CURE}")
+    if len(standings := table.groupby(["scored", "weight"])["source"].first()) > 1:
+        raise InputError(
+            f"{folder / 'table.csv'}: its sources {standings.iloc[0]} and {standings.iloc[1]} differ in `scored` or "
+            "`weight`, which a pack as a whole has; prepare and pack each alone, and name both packs in data.sources"
+        )
     rows = table.sort_values(["source", "image_id"]).to_dict("records")
     jobs = (
         _ImageToPack(
@@ -170,7 +176,8 @@ def _encode_image(job: _ImageToPack) -> _PackedImage:
             f"{packed.where(name)}: does not come back as it was from OpenCV {cv2.__version__}; install the version "
             "that constraints.txt names"
         )
-    if odd := [column for column, value in job.row.items() if again.row[column] != value]:
+    # Whether an image is scored, and how often it is drawn, says the source that reads the pack.
+    if odd := [column for column, value in job.row.items() if again.row.get(column, value) != value]:
         raise InputError(
             f"table.csv: image {packed.image_id!r} has {odd[0]} {job.row[odd[0]]!r}, but its image, label map and "
             f"problems make {again.row[odd[0]]!r}; {CURE}"

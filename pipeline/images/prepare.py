@@ -17,20 +17,20 @@ from pipeline.images.raw import decode_image
 from pipeline.images.source import Source, locate_file
 from pipeline.images.store import PackWriter
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
-from pipeline.params import DataParams, HousekeepingParams, SourceParams
+from pipeline.params import ArchiveParams, DataParams, HousekeepingParams, SourceParams
 from pipeline.progress import track
 
 
 class _Opened(NamedTuple):
-    """A source by its name, and what reads it."""
+    """A source, what the rows of its images say of it, and what reads it."""
 
-    name: str
+    columns: dict[str, Any]
     read: ReadLayout
     source: Source
 
 
 def prepare_split(
-    sources: Mapping[str, SourceParams],
+    sources: Mapping[str, ArchiveParams],
     archives: Path,
     folder: Path,
     labelled: bool,
@@ -41,7 +41,7 @@ def prepare_split(
 
     Args:
         sources: by name, which the table's column `source` holds where the archive does not say it itself; their order
-            in params.yaml changes nothing.
+            in params.yaml changes nothing. Images to learn from are of `SourceParams`.
         archives: the folder that their files lie in.
         folder: to write to.
         labelled: whether the images are there to learn from.
@@ -69,7 +69,7 @@ def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dic
     """Read all sources into the pack, and return the rows of the images and of the problems, sorted by image_id."""
     rows: dict[str, dict[str, Any]] = {}
     problems: dict[str, list[Any]] = {}
-    for name, read, source in opened:
+    for columns, read, source in opened:
         for prepared in read(source):
             image_id = prepared.image_id
             if image_id in rows:
@@ -77,7 +77,7 @@ def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dic
                     f"{source.archive}: the image {image_id} is in the source {rows[image_id]['source']} too; rename "
                     "or remove one of them"
                 )
-            rows[image_id] = {"source": name, **prepared.row}  # a row that names its source keeps it
+            rows[image_id] = {**columns, **prepared.row}  # a row that names its source keeps it
             problems[image_id] = [(image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
             pack.add(f"{image_id}.image", prepared.image)
             if prepared.label_map is not None:
@@ -88,7 +88,7 @@ def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dic
 
 def _open_source(
     name: str,
-    params: SourceParams,
+    params: ArchiveParams,
     archives: Path,
     labelled: bool,
     data: DataParams,
@@ -96,6 +96,9 @@ def _open_source(
 ) -> _Opened:
     """Find what reads a source, and where its files lie."""
     section = f"data.sources.{name}" if labelled else "data.test"
+    columns: dict[str, Any] = {"source": name, "scored": 0, "weight": 0.0}  # as of a test set
+    if isinstance(params, SourceParams):
+        columns |= {"scored": int(params.scored), "weight": params.weight}
     source = Source(
         section=section,
         archive=locate_file(archives, params.archive, f"{section}.archive"),
@@ -106,7 +109,7 @@ def _open_source(
         max_pixels=housekeeping.max_pixels,
         workers=housekeeping.workers,
     )
-    return _Opened(name, find_layout(params.layout, section), source)
+    return _Opened(columns, find_layout(params.layout, section), source)
 
 
 def read_sizes(path: Path, max_pixels: int) -> dict[str, tuple[int, int]]:

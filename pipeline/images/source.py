@@ -58,7 +58,7 @@ class PreparedImage:
 def describe_image(
     image_id: str, image: NDArray[np.uint8], label_map: NDArray[np.uint16] | None, problems: list[Problem]
 ) -> PreparedImage:
-    """Return an image (H, W, 3) uint8 RGB and its label map (H, W) with its row: `TABLE_COLUMNS` without the source."""
+    """Return an image (H, W, 3) uint8 RGB and its label map (H, W) and its row, but for what its source says."""
     areas = np.bincount(label_map.ravel())[1:] if label_map is not None else np.zeros(0, int)
     found = {kind: [p.value for p in problems if p.problem == kind] for kind in {p.problem for p in problems}}
     row = {

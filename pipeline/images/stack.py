@@ -1,15 +1,13 @@
 """A stack of serial sections to slices with label maps, as the ISBI 2012 challenge served them.
 
-In: a zip (of PNG or JPEG) or a folder (of TIFF too) with `image/` and `label/`, whose files have the same names; or two
-multi-page TIFFs. In a label, white is the inside of a cell and black the membrane. Out: slices `(H, W, 3)` uint8 in the
+In: a zip or a folder with `image/` and `label/`, whose files (PNG, JPEG, TIFF) have the same names; or two multi-page
+TIFFs. In a label, white is the inside of a cell and black the membrane. Out: slices `(H, W, 3)` uint8 in the
 order of the stack, and label maps `(H, W)` uint16 of the insides. The numbers in names are filled with zeros: ids sort
 in the order of the stack.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -17,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, shorten
-from pipeline.images.archive import LITTER, list_entries, open_archive, read_entry
-from pipeline.images.raw import decode_image, to_rgb
+from pipeline.images.archive import open_once
+from pipeline.images.folders import list_folders
+from pipeline.images.raw import to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
 from pipeline.images.tiff import read_tiff
 from pipeline.progress import track
 from pipeline.tables import check_image_id
 
 _TIFF_NAMES = (".tif", ".tiff")
-# By name of the file: what reads it, given the most pixels that it may have.
-_Readers = Mapping[str, Callable[[int], NDArray[Any]]]
 
 
 def read_stack(source: Source) -> Iterator[PreparedImage]:
@@ -41,7 +38,7 @@ def read_stack(source: Source) -> Iterator[PreparedImage]:
             f"params.yaml: {source.section}.labels is {source.labels.name}, but {path.name} is no TIFF and has its "
             "labels; set it to null"
         )
-    for name, image, label, where in track(_read_pairs(source), f"prepare {path.name}"):
+    for name, image, label, where in track(_read_slices(source), f"prepare {path.name}"):
         check_image_id(name, str(path))
         label_map = None if label is None else label_insides(label, where)
         if label_map is not None and label_map.shape != image.shape[:2]:
@@ -85,13 +82,13 @@ def label_insides(label: NDArray[Any], name: str) -> NDArray[np.uint16]:
     return components.astype(np.uint16)
 
 
-def _read_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
+def _read_slices(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
     """Yield the id, the array and the label of every slice, and where the label is from."""
     path, labelled, max_pixels = source.archive, source.labelled, source.max_pixels
     if path.suffix.lower() in _TIFF_NAMES:
         yield from _read_tiff_pairs(source)
         return
-    images, label_files = _list_zip(path) if path.is_file() else _list_folder(path, source.section)
+    images, label_files = list_folders(path, source.section, ("image", "label"))
     if not images:
         raise InputError(
             f"{path}: no image/<name>.png in it; give a stack with image/ and label/, or set another layout"
@@ -105,9 +102,12 @@ def _read_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any
         raise InputError(
             f"{path}: two slices of one name and number among {shorten(', '.join(sorted(images)))}; keep one"
         )
-    for image_id, name in sorted(ids.items()):
-        label = label_files[name](max_pixels) if labelled else None
-        yield f"{path.stem}.{image_id}", images[name](max_pixels), label, f"{path}: label/{name}"
+    try:
+        for image_id, name in sorted(ids.items()):
+            label = label_files[name](max_pixels) if labelled else None
+            yield f"{path.stem}.{image_id}", images[name](max_pixels), label, f"{path}: label/{name}"
+    finally:
+        open_once.cache_clear()
 
 
 def _read_tiff_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArray[Any] | None, str]]:
@@ -125,46 +125,3 @@ def _read_tiff_pairs(source: Source) -> Iterator[tuple[str, NDArray[Any], NDArra
     digits = len(str(len(images) - 1))
     for number, (image, inside) in enumerate(zip(images, insides, strict=True)):
         yield f"{path.stem}.{number:0{digits}d}", image, inside, f"{labels}: page {number}"
-
-
-def _list_zip(path: Path) -> tuple[_Readers, _Readers]:
-    """Return what reads the images and the labels of a zip."""
-    found: dict[str, dict[str, Callable[[int], NDArray[Any]]]] = {"image": {}, "label": {}}
-    with open_archive(path) as archive:
-        entries = list_entries(archive)
-    for entry in entries:
-        kind, name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
-        if kind in found and "__MACOSX" not in entry and not name.startswith(".") and name not in LITTER:
-            if name in found[kind]:
-                raise InputError(f"{path}: {entry}: a second {kind}/{name}; remove one")
-            found[kind][name] = partial(_read_zipped, path, entry)
-    return found["image"], found["label"]
-
-
-def _read_zipped(path: Path, entry: str, max_pixels: int) -> NDArray[Any]:
-    with open_archive(path) as archive:
-        return decode_image(read_entry(archive, entry, max_pixels), entry, max_pixels)
-
-
-def _list_folder(path: Path, section: str) -> tuple[_Readers, _Readers]:
-    """Return what reads the images and the labels of a folder."""
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; set data.dir and {section}.archive to where the stack is")
-    images, labels = (
-        {
-            file.name: partial(_read_file, file)
-            for file in (path / kind).glob("*")
-            if not file.name.startswith(".") and file.name not in LITTER
-        }
-        for kind in ("image", "label")
-    )
-    return images, labels
-
-
-def _read_file(file: Path, max_pixels: int) -> NDArray[Any]:
-    if file.suffix.lower() not in _TIFF_NAMES:
-        return decode_image(file.read_bytes(), str(file), max_pixels)
-    pages = read_tiff(file, max_pixels)
-    if len(pages) != 1:
-        raise InputError(f"{file}: {len(pages)} pages; give a file per slice, or name the TIFF itself as the archive")
-    return pages[0]

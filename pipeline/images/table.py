@@ -10,6 +10,8 @@ from pipeline.tables import read_csv_table
 TABLE_COLUMNS = {
     "image_id": str,
     "source": str,  # the name in data.sources
+    "scored": int,  # 1 where the image is held out in turn, 0 where it is only learnt from, and in a test set
+    "weight": float,  # how often it is drawn, against an image of weight 1; 0 in a test set
     "height": int,
     "width": int,
     "nuclei": int,

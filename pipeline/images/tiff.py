@@ -1,6 +1,7 @@
 """TIFF files to pictures.
 
-In: a path. Out: pictures of any plain dtype, what the file says of them applied: palette, polarity, orientation.
+In: a path, or the bytes of a file. Out: pictures of any plain dtype, what the file says of them applied: palette,
+polarity, orientation.
 
 One rule says what a picture is. The samples that the file's photometric interpretation is about are one: the three of
 RGB, the four of CMYK, the one of grey or of a palette. A further sample is opacity where the file tags it so, and else
@@ -8,6 +9,7 @@ a picture of its own, another stain, as is every place along any other axis: cha
 along the channel axis, and further samples, are counted as channels.
 """
 
+import io
 import logging
 import math
 import re
@@ -52,13 +54,15 @@ def is_tiff(start: bytes) -> bool:
     return start[:4] in _TIFF
 
 
-def read_tiff(path: Path, max_pixels: int) -> list[NDArray[Any]]:
+def read_tiff(path: Path, max_pixels: int, data: bytes | None = None) -> list[NDArray[Any]]:
     """Return the arrays of `read_pictures`, each (H, W) or (H, W, 2..4), whatever channel they are of."""
-    return [picture.array for picture in read_pictures(path, max_pixels)]
+    return [picture.array for picture in read_pictures(path, max_pixels, data)]
 
 
-def read_pictures(path: Path, max_pixels: int) -> list[Picture]:
+def read_pictures(path: Path, max_pixels: int, data: bytes | None = None) -> list[Picture]:
     """Return the pictures of a TIFF, of all its series in turn; smaller copies of others are left out.
+
+    Where its bytes are given, as of an entry of a zip, `path` is only its name.
 
     Raises:
         InputError: the file is damaged or cut short, of a kind that is not read here, or a picture is empty or larger
@@ -66,7 +70,7 @@ def read_pictures(path: Path, max_pixels: int) -> list[Picture]:
     """
     compression = ""
     try:
-        with _refuse_warnings(path), tifffile.TiffFile(path) as file:
+        with _refuse_warnings(path), tifffile.TiffFile(path if data is None else io.BytesIO(data)) as file:
             if not len(file.pages):
                 raise InputError(f"{path}: a TIFF without a page; {_CURE}")
             compression = f" of compression {_name(file.pages.first.compression)}"

@@ -47,11 +47,12 @@ def main(
 
     weight_files = [weights / f"{fold}.safetensors" for fold in folds]
     metadata = read_metadata(weight_files[0])
-    expected = expect_leaderboard(read_scores(scores), read_table(trained), split.table, params.evaluate)
+    learnt = read_table(trained)
+    expected = expect_leaderboard(read_scores(scores), learnt, split.table, params.evaluate)
     files = [*list_archives(archives, params.data), *weight_files, candidates]
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
     precision = metadata.get("precision")
-    write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder, precision))
+    write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder, precision, learnt))
     noted = read_journal(journal, folds)
     write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
     known = "" if lb_map is None else f", scores {lb_map:.4f}"
@@ -59,7 +60,7 @@ def main(
 
 
 def list_archives(archives: Path, data: DataParams) -> list[Path]:
-    """Return the files of `data`, in the folder `archives`, that a run is made from."""
+    """Return the files and folders of `data`, in the folder `archives`, that a run is made from."""
     sources = [*data.sources.values(), *([data.test] if data.test else [])]
     names = [name for source in sources for name in (source.archive, source.labels)] + [data.solution]
     return [archives / name for name in names if name is not None]

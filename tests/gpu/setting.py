@@ -22,7 +22,7 @@ from pipeline.images.dataset import TrainingImages
 from pipeline.images.prepare import prepare_split
 from pipeline.images.resident import ResidentImages
 from pipeline.images.splits import PreparedSplit
-from pipeline.params import Params, SourceParams, load_params
+from pipeline.params import Params, load_params
 from pipeline.stages import folds as folds_stage
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.training import Batch, PrepareBatch, Trainer, phases_of
@@ -160,7 +160,10 @@ def make_setting(device: str, tiny: bool, scratch: Path, seconds: float) -> Sett
     setting = Setting(start_runtime(params.runtime).device, params, tiny, scratch, deadline)
     sources, archives = params.data.sources, ROOT / SAMPLE
     if is_packed:
-        sources = {name: SourceParams(archive=PACK.name, layout="packed", labels=None) for name in sources}
+        sources = {
+            name: source.model_copy(update={"archive": PACK.name, "layout": "packed"})
+            for name, source in sources.items()
+        }
         archives = PACK.parent
     for folder in (setting.prepared, setting.run):
         folder.mkdir(parents=True, exist_ok=True)

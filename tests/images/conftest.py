@@ -21,7 +21,9 @@ def make_split(tmp_path):
         rows = []
         with PackWriter(folder / "images.npz") as pack:
             for image_id, (image, label_map) in images.items():
-                rows.append(describe_image(image_id, image, label_map, []).row | {"source": "made"})
+                rows.append(
+                    describe_image(image_id, image, label_map, []).row | {"source": "made", "scored": 1, "weight": 1.0}
+                )
                 pack.add(f"{image_id}.image", image)
                 if label_map is not None:
                     pack.add(f"{image_id}.label_map", label_map)

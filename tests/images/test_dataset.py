@@ -12,6 +12,7 @@ from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.dataset import TileDataset, TrainingImages, cut_tile, make_loader, sampling_weights
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
+TABLE = pd.DataFrame({"image_type": TYPES, "weight": 1.0})
 
 
 def blocks(rng, shape=(90, 110), side=15):
@@ -54,15 +55,26 @@ def make_dataset(split, make_images, no_augment):
 
 class TestWeights:
     def test_without_balance_all_images_are_alike(self):
-        assert sampling_weights(pd.Series(TYPES), 0) == pytest.approx([0.25] * 4)
+        assert sampling_weights(TABLE, 0) == pytest.approx([0.25] * 4)
 
     def test_with_balance_all_types_are_alike(self):
-        assert sampling_weights(pd.Series(TYPES), 1) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+        assert sampling_weights(TABLE, 1) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
     def test_half_way(self):
         """Weights 1 / sqrt(3/4) and 1 / sqrt(1/4), thus 1 to sqrt(3)."""
         total = 3 + np.sqrt(3)
-        assert sampling_weights(pd.Series(TYPES), 0.5) == pytest.approx([1 / total] * 3 + [np.sqrt(3) / total])
+        assert sampling_weights(TABLE, 0.5) == pytest.approx([1 / total] * 3 + [np.sqrt(3) / total])
+
+    def test_an_image_is_drawn_as_often_as_its_source_weighs(self):
+        """By their types the images weigh 2, 2, 2 and 6 twelfths; of 2 + 1 + 2 + 6 are then 11."""
+        weights = sampling_weights(TABLE.assign(weight=[1.0, 0.5, 1.0, 1.0]), 1)
+        assert weights == pytest.approx(np.array([2, 1, 2, 6]) / 11)
+
+    @pytest.mark.parametrize("weight", [1.0, 2.0])
+    def test_sources_that_weigh_the_same_change_no_bit(self, weight):
+        table = pd.DataFrame({"image_type": ["a"] * 401 + ["b"] * 16 + ["c"] * 108, "weight": weight})
+        plain = table["image_type"].map(table["image_type"].value_counts(normalize=True)).to_numpy() ** -0.5
+        assert sampling_weights(table, 0.5).tobytes() == (plain / plain.sum()).tobytes()
 
     def test_images_are_drawn_by_their_weights(self, make_dataset):
         dataset = make_dataset(last=600, balance_types=1.0)

@@ -16,8 +16,8 @@ from pipeline.images.packed import write_packed
 from pipeline.images.prepare import prepare_split
 from pipeline.images.store import Pack
 from pipeline.images.table import read_table
-from pipeline.params import SourceParams
 from tests.conftest import encode_png
+from tests.tiny import tiny_source
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["images.npz", "problems.csv", "table.csv"]
@@ -42,7 +42,7 @@ def read_back(tmp_path, data_params, housekeeping):
     def read(path, labelled=True, name="packed", labels=None, **changes):
         folder = tmp_path / "back"
         folder.mkdir(exist_ok=True)
-        sources = {name: SourceParams(archive=path.name, layout="packed", labels=labels)}
+        sources = {name: tiny_source(path.name, "packed", labels)}
         limits = housekeeping.model_copy(update=changes)
         prepare_split(sources, path.parent, folder, labelled, data_params, limits)
         return folder
@@ -73,7 +73,7 @@ def two_sources(make_archive, tmp_path, data_params, housekeeping):
     folder = tmp_path / "prepared"
     folder.mkdir()
     names = ("zeta", "alpha")
-    sources = {name: SourceParams(archive=f"{name}.zip", layout="competition", labels=None) for name in names}
+    sources = {name: tiny_source(f"{name}.zip", "competition") for name in names}
     data = data_params.model_copy(update={"min_fragment_px": 0})
     prepare_split(sources, tmp_path, folder, True, data, housekeeping)
     return folder
@@ -159,7 +159,7 @@ def split(make_split):
     (folder / "problems.csv").write_bytes(NO_PROBLEMS + b"a,m,overlap,3,given\nb,m,hole,1,filled\n")
     table = (folder / "table.csv").read_text().splitlines()
     row_a, row_b = table[1].split(","), table[2].split(",")
-    row_a[8], row_b[12] = "3", "1"
+    row_a[10], row_b[14] = "3", "1"
     (folder / "table.csv").write_text("\n".join([table[0], ",".join(row_a), ",".join(row_b), ""]))
     return folder
 
@@ -167,8 +167,19 @@ def split(make_split):
 @pytest.mark.parametrize(
     ("name", "before", "after", "words"),
     [
-        ("table.csv", "a,made,4,5,2", "a,made,4,5,3", r"table\.csv: image 'a' has nuclei 3, but .* make 2"),
-        ("table.csv", "a,made,4,5,2", "a,made,5,4,2", r"images\.npz: 'a\.image' is \(4, 5, 3\) uint8, and table\.csv"),
+        ("table.csv", "1.0,4,5,2", "1.0,4,5,3", r"table\.csv: image 'a' has nuclei 3, but .* make 2"),
+        (
+            "table.csv",
+            "a,made,1,1.0,4",
+            "a,made,1,1.0,5",
+            r"images\.npz: 'a\.image' is \(4, 5, 3\) uint8, and table\.csv",
+        ),
+        (
+            "table.csv",
+            "b,made,1,1.0",
+            "b,mine,0,1.0",
+            r"sources mine and made differ in `scored` or `weight`.*each alone",
+        ),
         ("table.csv", "b,made", "c,made", r"problems\.csv: the image 'b' is not in table\.csv"),
         ("table.csv", "b,made", "b,../made", r"pack\.zip: .*leads out"),
         ("table.csv", "b,made", "b,my own", r"pack\.zip: my own/b: the source 'my own' has more than"),

@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.images.prepare import prepare_split, read_sizes
 from pipeline.images.store import Pack
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS, read_table
-from pipeline.params import SourceParams
+from tests.tiny import tiny_source
 
 FAULTS = ["empty_masks", "overlap_px", "covered_masks", "dropped_specks", "fragments", "filled_holes"]
 FILES = ["images.npz", "problems.csv", "table.csv"]
@@ -31,7 +31,7 @@ def prepare(folder, data_params, housekeeping):
     """Return a function that prepares a competition zip in `folder`, and returns the table."""
 
     def prepare(path, labelled=True, **changes):
-        sources = {"made": SourceParams(archive=path.name, layout="competition", labels=None)}
+        sources = {"made": tiny_source(path.name, "competition")}
         data = data_params.model_copy(update=changes)
         return prepare_split(sources, path.parent, folder, labelled, data, housekeeping)
 
@@ -319,7 +319,7 @@ def entries(*image_ids):
 
 
 def source(archive, layout="competition", labels=None):
-    return SourceParams(archive=archive, layout=layout, labels=labels)
+    return tiny_source(archive, layout, labels)
 
 
 class TestSeveralSources:
@@ -369,7 +369,7 @@ class TestSeveralSources:
             prepare_all(one=source("first.zip"), two=source("second.zip"))
 
     def test_an_unknown_layout_is_refused_before_anything_is_read(self, prepare_all):
-        match = r"params\.yaml: data\.sources\.two\.layout is 'folders'; give one of competition, stack"
+        match = r"params\.yaml: data\.sources\.two\.layout is 'folders'; give one of competition, pairs"
         with pytest.raises(InputError, match=match):
             prepare_all(one=source("nowhere.zip"), two=source("nowhere.zip", "folders"))
 

@@ -14,6 +14,7 @@ from pipeline.images.source import Source
 from pipeline.images.splits import PreparedSplit
 from pipeline.images.stack import label_insides, read_stack
 from pipeline.params import DataParams, HousekeepingParams, SourceParams
+from tests.tiny import tiny_source
 
 
 def make_source(path: Path, labels: Path | None) -> Source:
@@ -100,7 +101,7 @@ def test_a_stack_is_prepared_like_any_split(
     tmp_path: Path, data_params: DataParams, housekeeping: HousekeepingParams
 ) -> None:
     write_zip(tmp_path / "stack.zip", write_folders(tmp_path / "stack", *make_slices(3)))
-    source = SourceParams(archive="stack.zip", layout="stack", labels=None)
+    source = tiny_source("stack.zip", "stack")
     split = prepare(tmp_path, source, data_params, housekeeping)
     assert split.image_ids == ["stack.0", "stack.1", "stack.2"]
     assert split.table["nuclei"].tolist() == [2, 2, 2]
@@ -113,7 +114,7 @@ def test_a_stack_of_two_tiffs_is_prepared_by_their_names(
 ) -> None:
     for name, pages in zip(("volume.tif", "labels.tif"), make_slices(3), strict=True):
         tifffile.imwrite(tmp_path / name, pages, photometric="minisblack")
-    source = SourceParams(archive="volume.tif", layout="stack", labels="labels.tif")
+    source = tiny_source("volume.tif", "stack", "labels.tif")
     split = prepare(tmp_path, source, data_params, housekeeping, labelled)
     assert split.table["nuclei"].tolist() == [2 * labelled] * 3
 

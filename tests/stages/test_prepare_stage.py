@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.images.splits import PreparedSplit
 from pipeline.params import DataParams
 from pipeline.stages.prepare import main
+from tests.tiny import tiny_source
 
 FILES = ["images.npz", "problems.csv", "table.csv"]
 BLANK = np.zeros((6, 8), np.uint8)
@@ -19,7 +20,10 @@ TEST = {"b/images/b.png": BLANK}
 
 
 def source(archive):
-    return {"archive": archive, "layout": "competition", "labels": None}
+    return tiny_source(archive, "competition").model_dump()
+
+
+TEST_SET = {"archive": "test.zip", "layout": "competition", "labels": None}
 
 
 def with_data(params, **changes):
@@ -31,7 +35,7 @@ def with_data(params, **changes):
 def stage_params(params):
     one_worker = params.housekeeping.model_copy(update={"workers": 1})
     params = params.model_copy(update={"housekeeping": one_worker})
-    return with_data(params, sources={"made": source("train.zip")}, test=source("test.zip"), allow_unlabelled=False)
+    return with_data(params, sources={"made": source("train.zip")}, test=TEST_SET, allow_unlabelled=False)
 
 
 @pytest.fixture

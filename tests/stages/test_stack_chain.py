@@ -20,7 +20,7 @@ from pipeline.nuclei.membrane_metric import count_slice, score_stack
 from pipeline.params import Params
 from pipeline.unet.predict import Prediction
 from tests.stages.test_pipeline import run_chain
-from tests.tiny import tiny_params
+from tests.tiny import tiny_params, tiny_source
 
 SLICES, SIDE = 6, 72
 
@@ -40,7 +40,7 @@ def make_stack(folder: Path) -> Path:
 
 def stack_params() -> Params:
     content = tiny_params().model_dump()
-    source = {"archive": "stack.zip", "layout": "stack", "labels": None}
+    source = tiny_source("stack.zip", "stack").model_dump()
     content["data"] |= {"sources": {"sections": source}, "test": None, "solution": None}
     content["folds"] |= {"groups": "blocks", "ids": [0, 1, 2]}
     content["unet"] |= {"padding": "valid", "upsampling": "transposed", "dropout": 0.5}
