@@ -52,9 +52,9 @@ class TestCase:
             assert np.array_equal(truth, folded.split.label_map(name))
 
     def test_what_shares_a_field_with_the_cluster_is_left_out(self, folded: FoldedSplit) -> None:
-        folds = folded.folds.copy()
+        folds = folded.table.copy()
         folds.loc[folds["image_id"] == folded.split.image_ids[7], "group"] = folds.loc[0, "group"]
-        case = unseen.make_case(folded._replace(folds=folds), tabulate(folded, "abbbbbbb"), "a", tiny_params())
+        case = unseen.make_case(folded._replace(table=folds), tabulate(folded, "abbbbbbb"), "a", tiny_params())
         assert folded.split.image_ids[7] not in {*case.learnt.image_ids, *case.seen.image_ids}
 
     def test_probes_are_of_images_that_are_neither_learnt_nor_seen(
@@ -174,15 +174,16 @@ def test_acquisitions_are_told_apart_by_colour_brightness_and_texture(
     folded: FoldedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    ids = folded.split.image_ids
+    split = folded.split
+    ids = split.image_ids
     light = dict.fromkeys(ids[6:7], "purple_on_white") | dict.fromkeys(ids[7:], "purple_on_purple")
-    folded.split.table["image_type"] = [light.get(name, "fluorescence") for name in ids]
+    split.table["image_type"] = [light.get(name, "fluorescence") for name in ids]
     coarse = [cv2.GaussianBlur(rng.integers(0, 255, (64, 64, 3), np.uint8), (0, 0), 6) for _ in range(3)]
     fine = [rng.integers(0, 30, (64, 64, 3), np.uint8) for _ in range(3)]
     pictures = dict(zip(ids, [*coarse, *fine], strict=False))
-    monkeypatch.setattr(folded.split, "image", pictures.get)
+    monkeypatch.setattr(split, "image", pictures.get)
     monkeypatch.setattr(acquisitions, "_DARK_CLUSTERS", 2)
-    table = acquisitions.find_acquisitions(folded.split)
+    table = acquisitions.find_acquisitions(split)
     assert table["cluster"].tolist() == ["dark0"] * 3 + ["dark1"] * 3 + ["purple_on_white", "purple_on_purple"]
     assert table["looks_like"].tolist() == [""] * 6 + ["purple_on_purple", "purple_on_white"]
 
