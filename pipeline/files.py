@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: this runs on Linux and macOS; on Windows, run it in WSL, https://learn.microsoft.com/windows/wsl")
 
+_LITTER = ("Thumbs.db", "desktop.ini")
 _MOST_YAML = 50_000  # characters; params.yaml has 3,000
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -224,13 +225,20 @@ def _refuse_twin_keys(node: yaml.Node | None) -> None:
 def digest_archive(path: Path) -> str:
     """Return the SHA-256, in hex, of a file; of a folder that of the names and contents of all files in it.
 
-    The place of the folder and the times of its files change nothing.
+    The place of the folder, the times of its files, and litter in it change nothing; of a linked file it is the
+    content. Linked folders are not looked into: the layouts refuse them.
     """
     if not path.is_dir():
         return sha256_of(path)
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    inside = ((file, file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    files = {name.as_posix(): file for file, name in inside if not any(map(is_litter, name.parts))}
     lines = [f"{sha256_of(files[name])}  {name}\n" for name in sorted(files)]
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file or folder of that name is hidden, or is what file managers leave behind."""
+    return name.startswith(".") or name in _LITTER
 
 
 def sha256_of(path: Path) -> str:

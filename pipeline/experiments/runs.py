@@ -21,6 +21,7 @@ COLUMNS = {"image_id": str, "group": str, "fold": int, "image_type": str, "ap": 
 _AT_THRESHOLDS = {f"ap{percent}": float for percent in THRESHOLDS_PERCENT}
 _CURE = "`dvc repro evaluate` writes such a table"
 _SUMMARY = "cv.json"
+_SCORES = "scores.csv"  # beside it
 
 # How DVC names an experiment: refs/exps/<2 digits of the baseline>/<the other 38>/<name>. Beside these it keeps
 # refs of its own (stash, exec, celery, apply), which are no experiments.
@@ -102,7 +103,8 @@ def find_commit(root: Path, name: str) -> str | None:
 
 def _read_run(path: Path) -> Run:
     summary = path.with_name(_SUMMARY)
-    return Run(read_scores(path), read_json(summary) if summary.is_file() else {})
+    # A table of another name may be of another run than what lies beside it.
+    return Run(read_scores(path), read_json(summary) if path.name == _SCORES and summary.is_file() else {})
 
 
 def _show_run(root: Path, commit: str, name: str, path: PurePosixPath) -> Run:

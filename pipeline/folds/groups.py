@@ -47,7 +47,11 @@ def group_images(images: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.Series:
     ordered = [sketches[image_id] for image_id in image_ids]
     copies = find_duplicates(ordered)
     twins = _components(len(ordered), copies)
-    originals = np.unique(twins, return_index=True)[1]
+    # One of a set of copies is enough to find seams by, but one of each shape: the tiles of a field have one shape.
+    first_of: dict[tuple[int, tuple[int, ...]], int] = {}
+    for i, sketch in enumerate(ordered):
+        first_of.setdefault((int(twins[i]), sketch.shape), i)
+    originals = np.array(list(first_of.values()), dtype=int)
     ties = originals[find_seams([ordered[i] for i in originals])]
     labels = _components(len(ordered), np.concatenate([copies, ties]))
     names = np.array(image_ids, dtype=object)

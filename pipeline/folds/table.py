@@ -26,6 +26,21 @@ NO_FOLD = -1  # an empty field in the file
 UNSCORED = "unscored"  # the stratum of images that are not scored
 
 
+def name_groups(groups: pd.Series, scored: Iterable[str]) -> pd.Series:
+    """Return each image's group under the name of its smallest scored image, or its own where it has none.
+
+    So the folds of scored images, which follow from the names of their groups too, are the same with and without
+    images that are not scored, wherever those tie no two groups together.
+
+    Args:
+        groups: each image's group, indexed by image_id.
+        scored: the images that are scored.
+    """
+    own = groups[groups.index.isin(list(scored))]
+    first = pd.Series(own.index, index=own.index).groupby(own).min()
+    return groups.map(first).fillna(groups).rename(groups.name)
+
+
 def assign_folds(table: pd.DataFrame, groups: pd.Series, params: FoldsParams) -> pd.DataFrame:
     """Spread the images over `params.ids`, every group whole: the best balanced of several seeded tries.
 

@@ -11,7 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.images.archive import LITTER, list_entries, open_archive, open_once, read_entry
+from pipeline.files import is_litter
+from pipeline.images.archive import list_entries, open_archive, open_once, read_entry
 from pipeline.images.raw import decode_image
 from pipeline.images.tiff import is_tiff, read_tiff
 
@@ -31,12 +32,15 @@ def list_folders(path: Path, section: str, names: tuple[str, str]) -> tuple[Read
         names: of the two folders.
 
     Raises:
-        InputError: there is no such archive, it is damaged, or it has two files of one folder and name.
+        InputError: there is no such archive, it is damaged, it has two files of one folder and name, or a folder is a
+            link.
     """
     if path.is_file():
         return _list_zip(path, names)
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder; set data.dir and {section}.archive to where it is")
+    for folder in (path, *(path / name for name in names)):
+        _refuse_link(folder)
     images, labels = ({file.name: partial(_read_file, file) for file in _list_files(path / name)} for name in names)
     return images, labels
 
@@ -47,7 +51,7 @@ def _list_zip(path: Path, names: tuple[str, str]) -> tuple[Readers, Readers]:
         entries = list_entries(archive)
     for entry in entries:
         folder, name = PurePosixPath(entry).parent.name, PurePosixPath(entry).name
-        if folder not in found or "__MACOSX" in entry or _is_litter(name):
+        if folder not in found or "__MACOSX" in entry or is_litter(name):
             continue
         if name in found[folder]:
             raise InputError(f"{path}: {entry}: a second {folder}/{name}; remove one")
@@ -56,11 +60,15 @@ def _list_zip(path: Path, names: tuple[str, str]) -> tuple[Readers, Readers]:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    return [file for file in folder.glob("*") if file.is_file() and not _is_litter(file.name)]
+    return [file for file in folder.glob("*") if file.is_file() and not is_litter(file.name)]
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise InputError(
+            f"{folder}: a link to a folder, into which DVC does not look, so changes in it would go unseen; copy the "
+            "folder in, or zip it"
+        )
 
 
 def _read_zipped(path: Path, entry: str, max_pixels: int) -> NDArray[Any]:

@@ -1,9 +1,10 @@
 """Images with their label maps, as most data sets and tools have them.
 
 In: a zip or a folder with `images/` (PNG, JPEG, TIFF) and `labels/` (PNG, TIFF), a label map for each image under the
-same name but for its ending. A label map holds whole numbers of any type, 0 for the background and an id for each
-nucleus, with gaps or without. Out: images `(H, W, 3)` uint8 and label maps `(H, W)` uint16, 1..N, sorted by image_id,
-which is that name. They are decoded in processes; at most a few per process are in memory at a time.
+same name but for its ending. A label map holds whole numbers of any type (floats without a fraction too), 0 for the
+background and an id for each nucleus, with gaps or without. Out: images `(H, W, 3)` uint8 and label maps `(H, W)`
+uint16, 1..N, sorted by image_id, which is that name. They are decoded in processes; at most a few per process are in
+memory at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from pipeline.tables import check_image_id
 _MOST_NUCLEI = np.iinfo(np.uint16).max
 _MOST_PIECES = 1.1  # per id, in the mean; 1.014 at most in the 30 images of MoNuSeg
 _FEW_PIECES = 3  # more than ids: so many are no sign
+# Per piece: in drawn label maps that were blurred, resized or saved as JPEG, those of few pieces had 16 to 33.
+_MOST_SPECKS = 3
 _CURE = "save a whole number for each nucleus and 0 for the background, as a grey PNG or TIFF (scikit-image's label)"
 
 
@@ -72,28 +75,37 @@ def number_nuclei(labels: NDArray[Any], where: str, min_fragment_px: int) -> tup
 
     Raises:
         InputError: the labels are in colours or no whole numbers, none of them is 0, there are more nuclei than uint16
-            counts, or ids lie in so many pieces that they are classes, or wrapped or blurred.
+            counts, the only id lies in several pieces, or ids lie in so many pieces or specks that they are classes, or
+            wrapped or blurred.
     """
     values, ranks = np.unique(_take_ids(labels, where), return_inverse=True)
     ranks, count = ranks.reshape(labels.shape[:2]).astype(np.int32), len(values) - 1
     if values[0] != 0:
-        raise InputError(f"{where}: ids from {values[0]} to {values[-1]}, and no 0, the background; {_CURE}")
+        raise InputError(f"{where}: ids from {int(values[0])} to {int(values[-1])}, and no 0, the background; {_CURE}")
     if count > _MOST_NUCLEI:
         raise InputError(f"{where}: {count} ids; a label map holds {_MOST_NUCLEI}; split the image")
-    cleaned, problems, pieces = [], [], 0
+    cleaned, problems, whole, pieces, specks = [], [], [], 0, 0
     for rank, box in enumerate(find_objects(ranks), 1):
-        mask = Mask(str(values[rank]), box[0].start, box[1].start, ranks[box] == rank)
+        mask = Mask(str(int(values[rank])), box[0].start, box[1].start, ranks[box] == rank)
         clean, found = clean_mask(mask, min_fragment_px)
-        pieces += sum(problem.problem in ("fragment", "speck") for problem in found) + int(clean.pixels.any())
+        specks += sum(problem.problem == "speck" for problem in found)
+        pieces += sum(problem.problem == "fragment" for problem in found) + int(clean.pixels.any())
+        whole += [mask.mask_id] if clean.pixels.any() else []
         pixels = clean.pixels & ((ranks[box] == rank) | (ranks[box] == 0))
         filled = int(np.count_nonzero(pixels & ~mask.pixels))
         problems += [problem for problem in found if problem.problem != "hole"]
         problems += [Problem(mask.mask_id, "hole", filled, "filled")] if filled else []
         cleaned += [(box, pixels)] if pixels.any() else []
-    if pieces > max(_MOST_PIECES * count, count + _FEW_PIECES):
+    if len(whole) == 1 < pieces:
         raise InputError(
-            f"{where}: {count} id{'s' * (count > 1)} in {pieces} pieces: classes, or ids that wrapped at 255 or were "
-            f"blurred; {_CURE}"
+            f"{where}: {pieces} pieces of one id, {whole[0]}: a mask of many nuclei, and no label map; number the "
+            "nuclei (scikit-image's label)"
+        )
+    most_pieces = max(_MOST_PIECES * len(whole), len(whole) + _FEW_PIECES)
+    if pieces > most_pieces or specks > _MOST_SPECKS * (pieces + _FEW_PIECES):
+        raise InputError(
+            f"{where}: {count} id{'s' * (count > 1)} in {pieces} pieces and {specks} specks: classes, or ids that "
+            f"wrapped at 255 or were blurred; {_CURE}"
         )
     label_map = np.zeros(ranks.shape, np.uint16)
     # A hole that two nuclei have around it, one in the other, is the inner one's: it is smaller, and comes later.
@@ -110,10 +122,12 @@ def _take_ids(labels: NDArray[Any], where: str) -> NDArray[Any]:
         if (colours != colours[..., :1]).any() or (opacity is not None and opacity.min() != opacity.max()):
             raise InputError(f"{where}: labels in colours; {_CURE}")
         labels = colours[..., 0]
-    if labels.dtype.kind not in "ui":
-        raise InputError(f"{where}: labels of type {labels.dtype}, which are no whole numbers; {_CURE}")
+    if labels.dtype.kind not in "uif":
+        raise InputError(f"{where}: labels of type {labels.dtype}, which are no numbers; {_CURE}")
+    if labels.dtype.kind == "f" and not (is_whole := np.isfinite(labels) & (np.trunc(labels) == labels)).all():
+        raise InputError(f"{where}: the value {labels[~is_whole][0]:.6g} among the ids, no whole number; {_CURE}")
     if labels.min() < 0:
-        raise InputError(f"{where}: the id {labels.min()}, below 0; {_CURE}")
+        raise InputError(f"{where}: the id {int(labels.min())}, below 0; {_CURE}")
     return labels
 
 

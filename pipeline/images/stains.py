@@ -4,6 +4,8 @@ In: a `Draw` and images (B, 3, H, W) float32 in [0, 1], RGB. Out: the same, chan
 Densities of stains add up where light does not.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,14 +29,9 @@ def synthetic_stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor
     Source: for the absorbances of the two stains (optical densities of red, green and blue): Ruifrok & Johnston,
         Analytical and Quantitative Cytology and Histology 23 (2001) 291.
     """
-    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) < _DARK_MEAN)
+    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) < _DARK_MEAN) > 0
     colours = draw.normal(2, 3), draw.uniform(0, 1, 5), draw.normal(1, 4, 4), draw.normal(1, 24, 24)
-    if images.device.type == "cpu":
-        is_chosen = chosen > 0
-        if is_chosen.any():
-            images[is_chosen] = _stain(images[is_chosen], *(part[is_chosen] for part in colours))
-        return images
-    return torch.where(chosen[:, None, None, None] > 0, _stain(images, *colours), images)
+    return _change(_stain, chosen, images, *colours)
 
 
 def _stain(images: Tensor, colours: Tensor, shares: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
@@ -67,17 +64,22 @@ def density(draw: Draw, images: Tensor, *, probability: Share, mixing: NotNegati
     Source: Tellez et al., Medical Image Analysis 58 (2019) 101544, who do so in the stains' own coordinates; Weigert &
         Schmidt, Nuclei instance segmentation and classification in histopathology images with StarDist (2022).
     """
-    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) >= _DARK_MEAN)
+    chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) >= _DARK_MEAN) > 0
     mix = torch.eye(3, device=draw.device) + mixing * draw.uniform(-1, 1, 3, 3)
     mix = mix * torch.exp2(octaves * draw.uniform(-1, 1))[:, None, None]
-    if images.device.type == "cpu":
-        is_chosen = chosen > 0
-        if is_chosen.any():
-            images[is_chosen] = _mix_densities(images[is_chosen], mix[is_chosen])
-        return images
-    return torch.where(chosen[:, None, None, None] > 0, _mix_densities(images, mix), images)
+    return _change(_mix_densities, chosen, images, mix)
 
 
 def _mix_densities(images: Tensor, mix: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) whose densities are multiplied by `mix` (B, 3, 3)."""
     densities = -images.clamp_min(DARKEST).log().flatten(2)
     return torch.exp(-(mix @ densities)).clamp_(0, 1).view_as(images)
+
+
+def _change(change: Callable[..., Tensor], chosen: Tensor, images: Tensor, *draws: Tensor) -> Tensor:
+    """Return images (B, 3, H, W), those of `chosen` (B,) changed by what was drawn for each."""
+    if images.device.type != "cpu":
+        return torch.where(chosen[:, None, None, None], change(images, *draws), images)
+    if chosen.any():  # here it can be asked: nothing has to be waited for
+        images[chosen] = change(images[chosen], *(part[chosen] for part in draws))
+    return images

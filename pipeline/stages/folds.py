@@ -13,6 +13,7 @@ from pipeline.folds.table import (
     check_folds,
     describe_balance,
     format_folds,
+    name_groups,
 )
 from pipeline.images.splits import PreparedSplit
 from pipeline.launch import run
@@ -42,6 +43,7 @@ def main(prepared: Path, out: Path, params: Params) -> None:
         groups = folds.set_index("image_id")["group"]
     else:
         groups = group_images(track(split.images(), "group images", total=len(split)))
+        groups = name_groups(groups, scored["image_id"])
         folds = assign_folds(scored, groups, params.folds)
     balance = describe_balance(folds, scored)
     folds = add_unscored(folds, split.table, groups)

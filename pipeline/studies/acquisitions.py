@@ -8,7 +8,8 @@ The rule. Images on a light background are clusters by their type, and both type
 another: where stained tissue is unseen, training has seen none. Images on a dark background are clustered by Ward's
 method on what `describe_image` says of them, frame size included, into as many clusters as were told apart by eye. A
 dark image looks like a cluster if it is nearer to its centre, by all but the frame size, than nine tenths of the
-cluster's own images are.
+cluster's own images are. The likeness has a direction: the images of a narrow cluster may all lie within a wide one,
+which `pipeline.studies.unseen` then leaves out with it.
 """
 
 import argparse

@@ -24,9 +24,15 @@ def name_settings(rows: pd.DataFrame, key: Mapping[str, str], params: Params) ->
         params: of now.
 
     Raises:
-        InputError: rows of this setting and length were measured with other parameters.
+        InputError: data or folds are not the yardstick's own, or rows of this setting and length were measured with
+            other parameters.
     """
     plain = compose("unseen")
+    data = params.data.model_copy(update={"dir": plain.data.dir})
+    if (data, params.folds) != (plain.data, plain.folds):
+        raise InputError(
+            "-S data or folds: the yardstick is of stage1_train alone, by its own folds; other parameters can be set"
+        )
     same_trees = params.select.trees in (0, plain.select.trees)
     if not same_trees or any(getattr(params.train, name) != getattr(plain.train, name) for name in SCHEDULE):
         return ""

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.diameter import equivalent_diameter
+
 Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 Triple = tuple[float, float, float]
@@ -39,8 +41,7 @@ def recolour(image: Image, labels: Labels, *, mean: Triple, deviation: Triple) -
 
 def blur(image: Image, labels: Labels) -> tuple[Image, Labels]:
     """Defocus an image by an eighth of a nucleus."""
-    areas = np.bincount(labels.ravel())[1:]
-    sigma = _BLUR_SHARE * 2 * float(np.sqrt(np.median(areas[areas > 0]) / np.pi)) if areas.any() else 1.0
+    sigma = _BLUR_SHARE * median_diameter(labels) or 1.0
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8), labels
 
 
@@ -69,6 +70,12 @@ def crowd(image: Image, labels: Labels) -> tuple[Image, Labels]:
         found = np.where(on_top, ids + found.max(), found)
         crowded = np.maximum(crowded, mirrored)
     return np.ascontiguousarray(crowded), found
+
+
+def median_diameter(label_map: Labels) -> float:
+    """Return the diameter in px of the median nucleus of a label map (H, W); 0 where there is none."""
+    areas = np.bincount(label_map.ravel())[1:]
+    return float(equivalent_diameter(np.array([np.median(areas[areas > 0])]))[0]) if areas.any() else 0.0
 
 
 class Probe(NamedTuple):

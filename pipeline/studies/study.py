@@ -157,9 +157,9 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="kept between calls; %(default)s"
     )
-    parser.add_argument("--threads", type=_natural, default=2, metavar="N", help="of a training; default: %(default)s")
+    parser.add_argument("--threads", type=natural, default=2, metavar="N", help="of a training; default: %(default)s")
     parser.add_argument(
-        "--steps", type=_natural, metavar="N", help="of a training; default: what pipeline/conf/study says"
+        "--steps", type=natural, metavar="N", help="of a training; default: what pipeline/conf/study says"
     )
     return parser.parse_args()
 
@@ -170,7 +170,12 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     return [f"runtime.threads={arguments.threads}", *steps]
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """Return a whole number above 0 that a command line names.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

@@ -1,7 +1,6 @@
 """The sheet shows the tiles that a training step is given, with the outlines of their labels; the command writes it."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,8 +16,8 @@ from pipeline.experiments.batch import GAP_PX, TRUE_RGB, draw_sheet
 from pipeline.folds.training import start_training
 from pipeline.images.prepare import prepare_split
 from pipeline.images.splits import PreparedSplit
-from pipeline.params import AugmentParams, SourceParams
-from tests.tiny import tiny_params
+from pipeline.params import AugmentParams
+from tests.tiny import tiny_params, tiny_source
 
 # Tiles of 80 px, of which networks see 64, at native brightness and size.
 PARAMS = tiny_params(
@@ -31,7 +30,7 @@ STAINED = AugmentParams(backend="device", effects={"synthetic_stain": {"probabil
 
 
 def recipe(augment=NONE):
-    return replace(PARAMS.recipe, augment=augment)
+    return PARAMS.recipe._replace(augment=augment)
 
 
 def draw_discs(seed, side=80):
@@ -54,8 +53,9 @@ def make_split(make_archive, data_params, housekeeping, tmp_path):
             entries |= {f"{name}/masks/{number}.png": mask for number, mask in enumerate(masks)}
         make_archive(entries)
         folder.mkdir(parents=True)
-        source = SourceParams(archive="train.zip", layout="competition", labels=None)
-        prepare_split({"made": source}, tmp_path, folder, True, data_params, housekeeping)
+        prepare_split(
+            {"made": tiny_source("train.zip", "competition")}, tmp_path, folder, True, data_params, housekeeping
+        )
         return folder
 
     return make

@@ -1,5 +1,6 @@
 """Mosaic tiles and near-duplicates are found from pixels; unrelated, empty and odd images are left alone."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,6 +146,13 @@ def test_images_are_read_once_and_not_kept():
     sketches = [sketch_image(array) for _, array in stream()]
     for sketch in sketches:
         assert not any(np.shares_memory(border, image) for border in sketch.borders.values() for image in alive)
+
+
+def test_a_copy_of_another_size_that_sorts_first_takes_no_tile_from_its_field():
+    tiles = cut(make_field(6), "field")
+    name = sorted(tiles)[0]
+    twin = cv2.resize(tiles[name], (100, 100), interpolation=cv2.INTER_AREA)
+    assert partition(group_images({**tiles, "!twin": twin}.items())) == {frozenset([*tiles, "!twin"])}
 
 
 def test_duplicates_agree_with_comparing_every_pair():

@@ -18,6 +18,7 @@ from pipeline.folds.table import (
     find_strata,
     format_folds,
     measure_imbalance,
+    name_groups,
     open_folded,
     read_folds,
 )
@@ -159,6 +160,12 @@ class TestUnscored:
         assert folds["fold"].tolist() == [0, 0, 1, 1, 2, 2, 1, NO_FOLD]
         assert folds["stratum"].tolist() == ["x/0"] * 6 + [UNSCORED] * 2
         assert add_unscored(small[0], folds.assign(scored=1), small[1]).equals(small[0])
+
+    def test_groups_have_the_names_that_they_have_without_them(self):
+        """0 is of the group of c and d, 00 and 01 are of one of their own."""
+        groups = pd.Series({"0": "0", "00": "00", "01": "00", "c": "0", "d": "0", "e": "e"}, name="group")
+        named = name_groups(groups, ["e", "d", "c"])
+        pd.testing.assert_series_equal(named, pd.Series(["c", "00", "00", "c", "c", "e"], groups.index, name="group"))
 
     def test_they_may_have_no_fold_and_scored_ones_must(self, folds):
         check_folds(folds, list("abcdefgh"), None, (0, 1, 2), "gh")

@@ -12,6 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.files import digest_archive, is_litter
+from pipeline.images.archive import LITTER
 from pipeline.images.pairs import number_nuclei, read_pairs
 from pipeline.images.prepare import prepare_split
 from pipeline.images.source import PreparedImage, Source
@@ -139,6 +141,30 @@ def test_specks_are_dropped_and_fragments_kept() -> None:
     assert label_map[0, 10] == 2
 
 
+def test_a_few_specks_are_no_pieces_and_many_are_a_blur() -> None:
+    labels = label_nuclei(1, 2)
+    labels[0:6:2, 0:28:4] = 1  # 21 of them, of two nuclei
+    with pytest.raises(InputError, match=r"labels: 2 ids in 2 pieces and 21 specks: .* blurred"):
+        number_nuclei(labels, "labels", 4)
+    labels[0] = 0
+    assert (number_nuclei(labels, "labels", 4)[0] == label_nuclei(1, 2)).all()
+    only = label_nuclei(255)
+    only[0, 0] = only[19, 29] = 255
+    assert (number_nuclei(only, "labels", 4)[0] == label_nuclei(1)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_without_a_fraction_are_ids(dtype: type) -> None:
+    labels = label_nuclei(7, 70_000, 9, dtype=dtype)
+    labels[0, 0] = 9
+    label_map, problems = number_nuclei(labels, "labels", 4)
+    assert (label_map == label_nuclei(1, 3, 2)).all()
+    assert [problem.mask_id for problem in problems] == ["9"]
+    labels[0, 0] = np.inf
+    with pytest.raises(InputError, match="labels: the value inf among the ids, no whole number"):
+        number_nuclei(labels, "labels", 4)
+
+
 def test_grey_may_be_saved_as_colours() -> None:
     labels = label_nuclei(3, 4)
     for channels in ([labels] * 3, [labels, labels, labels, np.full_like(labels, 65535)], [labels, labels * 0]):
@@ -162,12 +188,22 @@ def checkered(*values: int) -> NDArray[np.uint8]:
         ({"labels/a.tif": b""}, r"labels/a\.png and labels/a\.tif have one name; remove one"),
         ({"images/b.jpg": b""}, r"images/b\.jpg and images/b\.png have one name"),
         ({"labels/b.tif": as_tiff(label_nuclei(1)[:, :25])}, r"labels/b\.tif: labels of 20 x 25 px for .* 20 x 30 px"),
-        ({"labels/b.tif": as_tiff(label_nuclei(1, dtype=np.float32))}, r"labels/b\.tif: labels of type float32"),
+        (
+            {"labels/b.tif": as_tiff(label_nuclei(1, dtype=np.float32) / 2)},
+            r"labels/b\.tif: the value 0\.5 among the ids",
+        ),
+        ({"labels/b.tif": as_tiff(label_nuclei(1, dtype=np.float32) * np.nan)}, r"labels/b\.tif: values .* not finite"),
+        ({"labels/b.tif": as_tiff(label_nuclei(-1, dtype=np.float32))}, r"labels/b\.tif: the id -1, below 0"),
         ({"labels/b.tif": as_tiff(label_nuclei(-1, dtype=np.int16))}, r"labels/b\.tif: the id -1, below 0"),
         ({"labels/b.tif": as_tiff(label_nuclei(1) + np.uint16(1))}, r"ids from 1 to 2, and no 0, the background"),
         ({"labels/b.tif": as_tiff(np.stack([label_nuclei(1)] * 2))}, r"labels/b\.tif: 2 pictures; give each image"),
         ({"labels/b.tif": as_tiff(label_nuclei(0))}, r"labels/b\.tif: all background; .*data\.allow_unlabelled"),
-        ({"labels/b.tif": as_tiff(checkered(255))}, r"labels/b\.tif: 1 id in 35 pieces: classes"),
+        (
+            {"labels/b.tif": as_tiff(checkered(255))},
+            r"labels/b\.tif: 35 pieces of one id, 255: a mask of many nuclei.*number",
+        ),
+        ({"labels/b.tif": as_tiff(label_nuclei(1, 1))}, r"labels/b\.tif: 2 pieces of one id, 1: a mask of many nuclei"),
+        ({"labels/b.tif": as_tiff(checkered(1, 2))}, r"labels/b\.tif: 2 ids in 35 pieces and 0 specks: classes"),
         ({"labels/a.png": as_png(checkered(*range(1, 31)))}, r"labels/a\.png: 30 ids in 35 pieces"),
         ({"labels/a.png": as_png(np.dstack([label_nuclei(1), label_nuclei(2), label_nuclei(3)]))}, "in colours"),
         ({"labels/a.png": b"II*\0 and no TIFF"}, r"labels/a\.png: a TIFF without a page"),
@@ -203,3 +239,35 @@ def test_labels_elsewhere_and_a_missing_archive_are_refused(tmp_path: Path) -> N
         list(read_pairs(Source(**{**vars(source), "labels": tmp_path / "x.zip"})))
     with pytest.raises(InputError, match=r"nowhere: no such file or folder; set data\.dir and data\.sources\.mine\."):
         list(read_pairs(Source(**{**vars(source), "archive": tmp_path / "nowhere"})))
+
+
+@pytest.mark.parametrize("place", ["mine", "mine/images", "mine/labels"])
+def test_a_linked_folder_is_refused(tmp_path: Path, place: str) -> None:
+    source = write(tmp_path, GOOD)
+    (tmp_path / place).rename(tmp_path / "elsewhere")
+    (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"{place}: a link to a folder, .*; copy the folder in, or zip it"):
+        list(read_pairs(source))
+
+
+def test_linked_files_are_read_and_their_content_is_digested(tmp_path: Path) -> None:
+    source = write(tmp_path, GOOD)
+    digest, image = digest_archive(source.archive), source.archive / "images" / "b.png"
+    image.rename(tmp_path / "b.png")
+    image.symlink_to(tmp_path / "b.png")
+    assert len(list(read_pairs(source))) == 2
+    assert digest_archive(source.archive) == digest
+    (tmp_path / "b.png").write_bytes(as_png(IMAGE + 1))
+    assert digest_archive(source.archive) != digest
+
+
+def test_what_is_passed_over_is_not_digested(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD).archive
+    digest = digest_archive(path)
+    for name in ("images/.DS_Store", ".git/config", *(f"images/{name}" for name in LITTER)):
+        assert any(map(is_litter, name.split("/")))
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"litter")
+    assert digest_archive(path) == digest
+    (path / "README.md").write_text("whose they are not")
+    assert digest_archive(path) != digest

@@ -40,14 +40,14 @@ def write_pair(folder: Path, name: str, image: np.ndarray, label_map: np.ndarray
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight scored images, and in `mine` two of discs, and `twin`, the first of the eight again."""
+    """Eight scored images, and in `mine` two of discs, and `0twin`: the last of the eight under a first name."""
     folder, prepared = tmp_path_factory.mktemp("archives"), tmp_path_factory.mktemp("prepared")
     make_archives(folder)
     params, rng = tiny_params(), np.random.default_rng(0)
     prepare_split(params.data.sources, folder, prepared, True, params.data, params.housekeeping)
-    first = PreparedSplit.open(prepared).image_ids[0]
     split = PreparedSplit.open(prepared)
-    write_pair(folder / "mine", "twin", split.image(first), split.label_map(first))
+    last = split.image_ids[-1]
+    write_pair(folder / "mine", "0twin", split.image(last), split.label_map(last))
     for number in range(2):
         label_map = np.zeros((90, 100), np.uint16)
         for nucleus, (row, column) in enumerate(rng.integers(15, 75, (4, 2)), 1):
@@ -69,23 +69,24 @@ def test_they_have_no_fold_but_where_one_shows_a_held_out_image(archives: Path, 
     scored = table[table["stratum"] != "unscored"]
     assert len(scored) == 8
     assert table.loc[["own0", "own1"], "fold"].tolist() == [-1, -1]
-    assert table.loc["twin", "fold"] == scored["fold"].iloc[0]
+    assert table.loc["0twin", "fold"] == scored["fold"].iloc[-1]
+    assert table.loc["0twin", "group"] == scored["group"].iloc[-1] != "0twin"
     assert pd.read_csv(run / "balance.csv")["images"].sum() == 8
-    # The scored images have the folds that they have without the others.
+    # The scored images have the groups and folds that they have without the others.
     (tmp_path / "train").mkdir()
     params = tiny_params()
     prepare_split(params.data.sources, archives, tmp_path / "train", True, params.data, params.housekeeping)
     folds_stage.main(tmp_path / "train", tmp_path, params)
-    assert read_folds(tmp_path / "folds.csv").set_index("image_id")["fold"].equals(scored["fold"])
+    assert read_folds(tmp_path / "folds.csv").set_index("image_id").equals(scored)
 
 
 def test_all_networks_learn_from_them_but_the_one_that_is_held_to_the_twin(run: Path) -> None:
     folded, params = open_folded(run / "train", run / "folds.csv", (0, 1)), extra_params()
-    held_out = int(folded.table.set_index("image_id").loc["twin", "fold"])
+    held_out = int(folded.table.set_index("image_id").loc["0twin", "fold"])
     for fold in (0, 1):
         outside = folded.outside(fold)
-        extra = [name for name in outside.image_ids if name in ("own0", "own1", "twin")]
-        assert extra == ["own0", "own1"] + ["twin"] * (fold != held_out)
+        extra = [name for name in outside.image_ids if name in ("own0", "own1", "0twin")]
+        assert extra == ["0twin"] * (fold != held_out) + ["own0", "own1"]
         feed = start_training(outside, fold, params.recipe, params.housekeeping).feed
         drawn = {name for step in range(50) for name in feed.name_images(step)}
         assert set(extra) <= drawn <= set(outside.image_ids)
@@ -94,7 +95,7 @@ def test_all_networks_learn_from_them_but_the_one_that_is_held_to_the_twin(run: 
 def test_they_are_predicted_and_scored_nowhere(run: Path) -> None:
     scored = set(pd.read_csv(run / "scores.csv")["image_id"])
     assert len(scored) == 8
-    assert not scored & {"own0", "own1", "twin"}
+    assert not scored & {"own0", "own1", "0twin"}
     assert set(Predictions(run / "oof" / f"{fold}.npz" for fold in (0, 1))) == scored
     assert set(pd.read_csv(run / "oof.csv")["ImageId"]) == scored
     assert json.loads((run / "cv.json").read_text())["images"] == 8
@@ -107,7 +108,8 @@ def test_the_run_card_says_what_was_learnt_from(archives: Path, run: Path) -> No
         "mine": {"scored": False, "weight": 2.0, "licence": "of a friend", "images": 3},
     }
     assert card["digests"][f"{archives.name}/mine"] == digest_archive(archives / "mine")
-    assert "of a friend" in (run / "report.html").read_text()
+    _, _, section = (run / "report.html").read_text().partition("<summary>sources</summary>")
+    assert "of a friend" in section.partition("</details>")[0]
 
 
 def test_a_table_from_before_an_image_was_scored_is_refused(run: Path, tmp_path: Path) -> None:

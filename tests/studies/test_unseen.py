@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
-from pipeline.studies import acquisitions, unseen
-from pipeline.studies.probes import PROBES, blur, crowd, dim, recolour, rescale
+from pipeline.studies import acquisitions, left_out, measured, unseen
+from pipeline.studies.left_out import make_case, make_probes
+from pipeline.studies.probes import PROBES, blur, crowd, dim, median_diameter, recolour, rescale
 from pipeline.studies.study import load_data
 from tests.faults.workspace import make_archives
 from tests.tiny import tiny_params
@@ -41,7 +42,7 @@ def tabulate(folded: FoldedSplit, clusters: str, looks_like: dict[int, str] | No
 class TestCase:
     def test_a_cluster_is_left_out_with_what_looks_like_it(self, folded: FoldedSplit) -> None:
         ids = folded.split.image_ids
-        case = unseen.make_case(folded, tabulate(folded, "aabbbbbb", {2: "c a", 3: "c"}), "a", tiny_params())
+        case = make_case(folded, tabulate(folded, "aabbbbbb", {2: "c a", 3: "c"}), "a", tiny_params())
         assert list(case.scored) == ids[:2]
         used = set(case.learnt.image_ids) | set(case.seen.image_ids)
         assert used == set(ids[3:])
@@ -51,17 +52,23 @@ class TestCase:
             assert np.array_equal(image, folded.split.image(name))
             assert np.array_equal(truth, folded.split.label_map(name))
 
+    def test_a_cluster_that_most_of_the_left_out_images_look_like_is_left_out(self, folded: FoldedSplit) -> None:
+        ids = folded.split.image_ids
+        table = tabulate(folded, "aaabbccc", {0: "b", 1: "b c", 2: ""})
+        case = make_case(folded, table, "a", tiny_params())
+        assert {*case.learnt.image_ids, *case.seen.image_ids} == set(ids[5:])
+
     def test_what_shares_a_field_with_the_cluster_is_left_out(self, folded: FoldedSplit) -> None:
         folds = folded.table.copy()
         folds.loc[folds["image_id"] == folded.split.image_ids[7], "group"] = folds.loc[0, "group"]
-        case = unseen.make_case(folded._replace(table=folds), tabulate(folded, "abbbbbbb"), "a", tiny_params())
+        case = make_case(folded._replace(table=folds), tabulate(folded, "abbbbbbb"), "a", tiny_params())
         assert folded.split.image_ids[7] not in {*case.learnt.image_ids, *case.seen.image_ids}
 
     def test_probes_are_of_images_that_are_neither_learnt_nor_seen(
         self, folded: FoldedSplit, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(unseen, "_SEEN", 2)
-        case = unseen.make_probes(folded, tiny_params())
+        monkeypatch.setattr(left_out, "_SEEN", 2)
+        case = make_probes(folded, tiny_params())
         probed = {name.partition("/")[2] for name in case.scored}
         assert probed
         assert not probed & {*case.learnt.image_ids, *case.seen.image_ids}
@@ -72,9 +79,9 @@ class TestCase:
     def test_an_unknown_cluster_and_a_table_of_other_images_are_named(self, folded: FoldedSplit) -> None:
         table = tabulate(folded, "aabbbbbb")
         with pytest.raises(InputError, match=r"'z': no such cluster; acquisitions\.csv has a, b"):
-            unseen.make_case(folded, table, "z", tiny_params())
+            make_case(folded, table, "z", tiny_params())
         with pytest.raises(InputError, match=f"lacks the image {folded.split.image_ids[3]}; run `python -m"):
-            unseen.make_case(folded, table.drop(index=3), "a", tiny_params())
+            make_case(folded, table.drop(index=3), "a", tiny_params())
 
 
 def disc_image() -> tuple[np.ndarray, np.ndarray]:
@@ -130,8 +137,8 @@ class TestProbes:
     def test_the_diameter_of_the_median_nucleus(self) -> None:
         labels = np.zeros((40, 40), int)
         labels[:10, :10], labels[20:22, 20:22], labels[30:, 30:] = 1, 5, 7
-        assert unseen.median_diameter(labels) == pytest.approx(2 * np.sqrt(100 / np.pi))
-        assert unseen.median_diameter(np.zeros((4, 4), int)) == 0
+        assert median_diameter(labels) == pytest.approx(2 * np.sqrt(100 / np.pi))
+        assert median_diameter(np.zeros((4, 4), int)) == 0
 
 
 class TestRows:
@@ -193,7 +200,8 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
 ) -> None:
     monkeypatch.setattr(unseen, "ROWS", tmp_path / "rows.csv")
     monkeypatch.setattr(unseen, "TABLE", tmp_path / "table.csv")
-    monkeypatch.setattr(unseen, "compose", lambda _name, _changes: tiny_params())
+    for module in (unseen, measured):
+        monkeypatch.setattr(module, "compose", lambda _name, _changes=(): tiny_params())
     tabulate(folded, "aaabbbbb").to_csv(tmp_path / "table.csv", index=False)
     arguments = argparse.Namespace(
         data=archives, scratch=tmp_path / "data", threads=1, setting="default", changes=[], clusters=["a"],

@@ -1,0 +1,112 @@
+"""What the yardstick leaves out of training, and what it scores.
+
+In: the labelled images with their folds, and the table of acquisitions. Out: a `Case`: images to learn from, seen
+images that are kept back, and images to score, none of whose likes are learnt from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.diameter import zooms_to_size
+from pipeline.errors import InputError
+from pipeline.folds.table import FoldedSplit
+from pipeline.images.splits import PreparedSplit
+from pipeline.params import Params
+from pipeline.studies.acquisitions import TABLE
+from pipeline.studies.probes import PROBES
+
+FOLD = 0  # whose images are kept back as seen ones
+_SEEN, _SCORED, _PROBED = 40, 24, 8  # images that are kept back, scored of a cluster, and of each probe
+_MOST_MPX, _FEWEST = 8.0, 6  # of a cluster: the pixels that are scored, as they are predicted, but some images at least
+# A cluster that so many of the left-out images look like is left out too: fewer may be strays.
+_MOST_ALIKE = 0.5
+
+# By name an image (H, W, 3) uint8 RGB and its true label map (H, W).
+Scored = Mapping[str, tuple[NDArray[np.uint8], NDArray[np.integer]]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cluster left out.
+
+    Attributes:
+        learnt: the images to learn from.
+        seen: those that are kept back of what is learnt.
+        groups: of the seen images, by image_id.
+        scored: those that are scored; no network has seen their likes.
+    """
+
+    learnt: PreparedSplit
+    seen: PreparedSplit
+    groups: Mapping[str, str]
+    scored: Scored
+
+
+def make_case(folded: FoldedSplit, table: pd.DataFrame, cluster: str, params: Params) -> Case:
+    """Leave a cluster out; `table` is that of `find_acquisitions`.
+
+    Raises:
+        InputError: there is no such cluster, or the table is of other images.
+    """
+    if cluster not in set(table["cluster"]):
+        raise InputError(f"{cluster!r}: no such cluster; {TABLE.name} has {', '.join(sorted(set(table['cluster'])))}")
+    images = folded.images.merge(table, on="image_id", how="left").sort_values("image_id", ignore_index=True)
+    if images["cluster"].isna().any():
+        name = images.loc[images["cluster"].isna(), "image_id"].iloc[0]
+        raise InputError(f"{TABLE}: lacks the image {name}; run `python -m pipeline.studies.acquisitions`")
+    own = images["cluster"] == cluster
+    alike = images["looks_like"].fillna("").str.split()
+    likened = alike[own].explode().value_counts()
+    neighbours = likened.index[likened >= _MOST_ALIKE * own.sum()]
+    out = own | alike.apply(lambda names: cluster in names) | images["cluster"].isin(neighbours)
+    left = images[~images["group"].isin(images.loc[out, "group"])]
+    seen = _keep_back(left)
+    learnt = left.loc[~left["group"].isin(seen["group"]), "image_id"]
+    scored = _draw(folded.split.select(images.loc[own, "image_id"]), params)
+    return Case(folded.split.select(learnt), folded.split.select(seen["image_id"]), _map_groups(seen), scored)
+
+
+def make_probes(folded: FoldedSplit, params: Params) -> Case:
+    """Leave no acquisition out, and score images of the fold that is kept back, made unlike any by each probe.
+
+    They are called `PROBE/IMAGE_ID`.
+    """
+    images = folded.images
+    scored: dict[str, tuple[NDArray[np.uint8], NDArray[np.integer]]] = {}
+    seen = _keep_back(images)
+    left = images[(images["fold"] == FOLD) & ~images["group"].isin(seen["group"])]
+    for name, probe in PROBES.items():
+        fits = left.loc[left["image_type"].isin(probe.image_types), "image_id"]
+        chosen = folded.split.select(fits.iloc[spread(len(fits), _PROBED)])
+        pairs = zip(chosen.images(), chosen.label_maps(), strict=True)
+        scored |= {f"{name}/{image_id}": probe.apply(image, truth) for (image_id, image), (_, truth) in pairs}
+    return Case(folded.outside(FOLD), folded.split.select(seen["image_id"]), _map_groups(seen), scored)
+
+
+def _keep_back(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the images of a fold that are kept back as seen ones, evenly over the types."""
+    held_out = images[images["fold"] == FOLD].sort_values(["image_type", "image_id"])
+    return held_out.iloc[spread(len(held_out), _SEEN)]
+
+
+def _map_groups(images: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(images["image_id"], images["group"], strict=True))
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of the numbers 0 .. count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
+def _draw(split: PreparedSplit, params: Params) -> Scored:
+    """Return the images that are scored, sorted by name; the same draw each time."""
+    areas = (split.table["height"] * split.table["width"]).to_numpy(float)
+    mpx = areas * zooms_to_size(split.diameters_px, params.size) ** 2 / 1e6
+    order = np.random.default_rng(0).permutation(len(split))[:_SCORED]
+    chosen = order[(np.cumsum(mpx[order]) <= _MOST_MPX) | (np.arange(len(order)) < _FEWEST)]
+    names = [split.image_ids[index] for index in sorted(chosen)]
+    return {name: (split.image(name), split.label_map(name)) for name in names}
