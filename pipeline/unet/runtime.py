@@ -4,6 +4,7 @@ Everything comes from parameters and nothing from the environment: the number of
 """
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -34,14 +35,8 @@ class Runtime:
     precision: str
     channels_last: bool
 
-    def autocast(self, same_shapes: bool = False) -> torch.autocast:
-        """Return a fresh context in which convolutions run in the precision; for `fp32` it changes nothing.
-
-        `same_shapes` says that the shapes in it come again and again, as training's do: then cuDNN, from here on, times
-        its algorithms for each of them first. In prediction, where nearly every image has a shape of its own, it would
-        do little else.
-        """
-        torch.backends.cudnn.benchmark = same_shapes
+    def autocast(self) -> torch.autocast:
+        """Return a fresh context in which convolutions run in the precision; for `fp32` it changes nothing."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.precision != "fp32")
 
@@ -63,7 +58,21 @@ def start_runtime(params: RuntimeParams) -> Runtime:
     """
     device = select_device(params.device)
     configure_torch(params.threads)
+    if device.type == "cuda":
+        _repeat_bits()
     return Runtime(device, select_precision(params.precision, device), params.channels_last)
+
+
+def _repeat_bits() -> None:
+    """Let CUDA compute the same bits in every run: no algorithm that adds up in any order, none chosen by timing.
+
+    Left to time its algorithms, cuDNN gave two trainings of one seed other weights (tests/gpu/results.md, which has the
+    price too). cuBLAS reads its variable when it is first used.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def select_device(name: str) -> torch.device:

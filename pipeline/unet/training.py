@@ -125,7 +125,7 @@ class Trainer:
         self.generator.manual_seed(seed)
         tiles, label_maps = (part.to(self.runtime.device, non_blocking=True) for part in batch[:2])
         inputs, targets, weights = prepare(tiles.permute(0, 3, 1, 2), label_maps, batch.crop_px, self.generator)
-        with self.runtime.autocast(same_shapes=True):
+        with self.runtime.autocast():
             logits = self._forward(inputs.contiguous(memory_format=self.runtime.memory_format))
         # A network with valid padding predicts only the centre.
         predicted = logits.shape[-2:]

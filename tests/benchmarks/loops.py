@@ -91,7 +91,7 @@ class SmpLoop:
             tiles, label_maps = (part.to(self.runtime.device) for part in next(self.batches))
             images, ids = crop_batch(tiles.permute(0, 3, 1, 2), label_maps, self.params.train.crop_px)
             targets = encode_targets(ids, self.params.targets)
-            with self.runtime.autocast(same_shapes=True):
+            with self.runtime.autocast():
                 logits = self.model(images.contiguous())
             total, _ = self.loss(logits, targets, None)
             self.optimizer.zero_grad()

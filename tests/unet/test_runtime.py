@@ -1,5 +1,7 @@
 """Where networks run: what is asked for and not there is refused, and a runtime is what the section says."""
 
+import os
+
 import pytest
 import torch
 
@@ -111,14 +113,21 @@ def test_threads_come_from_the_section(threads, other):
     assert torch.get_num_threads() == threads
 
 
-def test_cudnn_times_its_algorithms_for_shapes_that_come_again_alone():
-    """Else each image of another size would wait for it: in prediction, in reading sizes, in a look while training."""
-    made = start_runtime(runtime_params())
-    with made.autocast(same_shapes=True):
-        pass
-    assert torch.backends.cudnn.benchmark  # the backward pass comes after the context
-    with made.autocast():
+def test_cuda_is_held_to_the_same_bits_and_a_cpu_left_alone(monkeypatch):
+    """On one GPU two trainings of a seed had other weights, while cuDNN chose its algorithms by timing them."""
+    start_runtime(runtime_params())
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setattr(runtime, "select_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(runtime, "select_precision", lambda *_: "bf16")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # of the user, who knows how much memory there is
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    try:
+        runtime.start_runtime(runtime_params())
+        assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(
