@@ -179,8 +179,7 @@ class SizeParams(Section):
     window_px: Natural  # longest side of what the network sees of an image
     octaves: Positive  # the reader is fitted on zooms up to so far to each side of the one trained at
     looks: Annotated[int, Field(ge=2)]  # zooms of each training image that it is fitted on
-    steps: Whole  # times an estimate is made at the zoom of the one before
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)]  # around the last one, whose estimates are averaged
+    steps: Whole  # times the size is read again, at the zoom that was read before
     min_zoom: Positive  # of all zooms that bring nuclei to one size
     max_zoom: Positive
 

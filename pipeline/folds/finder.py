@@ -19,6 +19,7 @@ from pipeline.folds.predictions import Predictions
 from pipeline.nuclei.candidates import FEATURES, Candidates, find_candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips
 from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, rate_candidates
+from pipeline.nuclei.signals import Signals, measure_signals
 from pipeline.parallel import map_in_order
 from pipeline.params import SelectParams, SizeParams
 from pipeline.progress import track
@@ -84,10 +85,18 @@ class NucleusFinder:
 
     def find(self, probabilities: NDArray[np.uint8], zoom: float) -> NDArray[np.int32]:
         """Return the label map (H, W) int32 of `probabilities` (S, H, W, 3), value / 255, seen at `zoom`."""
+        return self.find_with_signals(probabilities, zoom)[0]
+
+    def find_with_signals(
+        self, probabilities: NDArray[np.uint8], zoom: float
+    ) -> tuple[NDArray[np.int32], Signals | None]:
+        """Return what `find` does, and what tells how well it was found: None where it is left to one decoding."""
         candidates = self.candidates.find(probabilities, zoom) if self.model is not None else None
         if candidates is None:
-            return decode_instances(average_zooms(probabilities), self.decoding)
-        return choose_set(candidates, rate_candidates(self.model, candidates), self.select)
+            return decode_instances(average_zooms(probabilities), self.decoding), None
+        worth = rate_candidates(self.model, candidates)
+        label_map, indices = choose_set(candidates, worth, self.select)
+        return label_map, measure_signals(candidates.features, worth, indices)
 
     def find_in_strips(self, strips: Iterable[NDArray[np.uint8]], shape: tuple[int, int]) -> NDArray[np.int32]:
         """Return what `find` does of an image that `is_large`, from strips (rows, W, 3) of its mean over zooms.
@@ -147,13 +156,16 @@ def _fit_model(
 
 def find_nuclei(
     predictions: Predictions, image_ids: Sequence[str], finder: NucleusFinder, workers: int
-) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Yield (image_id, label_map (H, W) int32) of stored predictions."""
+) -> Iterator[tuple[str, NDArray[np.int32], Signals | None]]:
+    """Yield (image_id, label_map (H, W) int32, signals) of stored predictions; see `find_with_signals`."""
     # The array travels, not the pack: opening one again for each image would read its whole directory.
     jobs = ((finder, *predictions[image_id]) for image_id in image_ids)
-    return zip(image_ids, map_in_order(_find_job, jobs, workers), strict=True)
+    for image_id, found in zip(image_ids, map_in_order(_find_job, jobs, workers), strict=True):
+        yield image_id, *found
 
 
-def _find_job(job: tuple[NucleusFinder, NDArray[np.uint8], float]) -> NDArray[np.int32]:
+def _find_job(
+    job: tuple[NucleusFinder, NDArray[np.uint8], float],
+) -> tuple[NDArray[np.int32], Signals | None]:
     finder, probabilities, zoom = job
-    return finder.find(probabilities, zoom)
+    return finder.find_with_signals(probabilities, zoom)

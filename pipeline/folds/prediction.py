@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.diameter import zooms_to_size
 from pipeline.folds.networks import Folds
+from pipeline.folds.zoom import find_zoom
 from pipeline.images.contrast import apply_contrast, find_contrast, stretch_images
 from pipeline.images.splits import NamedImage, PreparedSplit
 from pipeline.params import ContrastParams, PredictParams, SizeParams
@@ -20,7 +21,6 @@ from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.predict import Advance, FindZoom, predict_images, predict_strips
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.size import find_zoom
 from pipeline.unet.views import views_of
 
 
@@ -39,7 +39,7 @@ def predict_estimated(
     """
 
     def estimate(_: str, image: NDArray[np.uint8]) -> float:
-        return find_zoom(folds.models, folds.readers, image, size, runtime)
+        return find_zoom(folds, image, size, runtime)
 
     return predict_images(folds.models, stretch_images(images, contrast), predict, runtime, estimate, advance)
 
@@ -94,4 +94,4 @@ def predict_large(
     ensemble = Ensemble(folds.models, views_of(predict.views), runtime)
     # On a CPU tiles of their usual size gain nothing by going together, and take as much more memory.
     tiles = predict.model_copy(update={"batch": 1}) if runtime.device.type == "cpu" else predict
-    yield from predict_strips(ensemble, image, tiles, find_zoom(folds.models, folds.readers, image, size, runtime))
+    yield from predict_strips(ensemble, image, tiles, find_zoom(folds, image, size, runtime))

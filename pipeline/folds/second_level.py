@@ -71,6 +71,6 @@ def find_held_out(
         if model is None or image_id not in store:
             return decode_instances(average_zooms(predictions[image_id][0]), decodings[fold])
         candidates = store.candidates(image_id)
-        return choose_set(candidates, rate_candidates(model, candidates), select)
+        return choose_set(candidates, rate_candidates(model, candidates), select).label_map
 
     return ((image_id, find(image_id, fold)) for image_id, fold in folds.items())

@@ -18,41 +18,51 @@ _EOSIN, _HAEMATOXYLIN = (0.07, 0.99, 0.11), (0.65, 0.70, 0.29)
 _SPREAD = (0.5, 0.25)
 # The mean of a stretched image of fluorescence is below it, that of a light one above.
 _DARK_MEAN = 0.5
+# An image whose brightest pixel is below it is not brightened further: there it may be noise alone.
+_LEAST_LIGHT = 0.1
+# Points along a side of the fields that the background is made of.
+_FIELDS = (4, 10, 40)
 
 
 def synthetic_stain(draw: Draw, images: Tensor, *, probability: Share) -> Tensor:
     """Recolour dark images (B, 3, H, W) in [0, 1] as stained tissue: the brighter a pixel was, the more stain it has.
 
-    A background that varies over the image takes up one stain, the nuclei another, and light is absorbed by both. Their
-    colours are drawn around those of eosin and haematoxylin, the background's further away. The masks stay right.
+    One stain is taken up by the nuclei, another by what lies around them, and light is absorbed by both. Around them
+    lie bodies of cells and fibres, coarse or fine, with sharp edges or none, and gaps. The colours are drawn around
+    those of eosin and haematoxylin, the background's further away. The masks stay right.
 
     Source: for the absorbances of the two stains (optical densities of red, green and blue): Ruifrok & Johnston,
         Analytical and Quantitative Cytology and Histology 23 (2001) 291.
     """
     chosen = draw.chance(probability) * (images.mean(dim=(1, 2, 3)) < _DARK_MEAN) > 0
-    colours = draw.normal(2, 3), draw.uniform(0, 1, 5), draw.normal(1, 4, 4), draw.normal(1, 24, 24)
-    return _change(_stain, chosen, images, *colours)
+    fields = [draw.normal(1, points, points) for points in _FIELDS]
+    return _change(_stain, chosen, images, draw.normal(2, 3), draw.uniform(0, 1, 8), *fields)
 
 
-def _stain(images: Tensor, colours: Tensor, shares: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+def _stain(images: Tensor, colours: Tensor, shares: Tensor, wide: Tensor, middle: Tensor, fine: Tensor) -> Tensor:
     """Return dark images (B, 3, H, W) stained.
 
     Args:
         images: in [0, 1].
         colours: (B, 2, 3) standard normal: how the stains of background and nuclei differ from the usual ones.
-        shares: (B, 5) uniform in [0, 1): how much of what there is.
-        coarse, fine: (B, 1, N, N) standard normal: how the background varies.
+        shares: (B, 8) uniform in [0, 1): how much of what there is.
+        wide, middle, fine: (B, 1, N, N) standard normal: how the background varies.
     """
     known = torch.stack([fill(_EOSIN, images.device), fill(_HAEMATOXYLIN, images.device)])
     stains = F.normalize((known + fill(_SPREAD, images.device)[:, None] * colours).abs(), dim=2)[..., None, None]
-    background, nuclei, thinned, texture, bend = (share[:, None, None, None] for share in shares.unbind(1))
-    size = images.shape[2:]
-    field = F.interpolate(coarse, size=size, mode="bicubic") + F.interpolate(fine, size=size, mode="bilinear")
+    tissue, nuclei, thinned, texture, bend, sharpness, cover, coarseness = shares[..., None, None, None].unbind(1)
+    wide, middle, fine = (F.interpolate(field, images.shape[2:], mode="bicubic") for field in (wide, middle, fine))
+    # Bodies and fibres are where a rough field is above a level; the sharper, the steeper it ends there.
+    rough = torch.lerp(middle, wide, coarseness)
+    bodies = torch.sigmoid((rough + 2 * cover - 1) * torch.exp2(1 + 4 * sharpness))
     bright = (images * fill(LUMINANCE, images.device)[:, None, None]).sum(dim=1, keepdim=True)
-    amount = bright.clamp_min(DARKEST) ** torch.exp2(2 * bend - 1)
-    # Where nuclei are there is less of what fills the background.
-    tissue = 0.9 * background * (1 + 0.5 * texture * field).clamp_min(0) * (1 - thinned * amount)
-    return torch.exp(-(tissue * stains[:, 0] + (0.6 + 1.4 * nuclei) * amount * stains[:, 1]))
+    bright = bright / bright.amax(dim=(2, 3), keepdim=True).clamp_min(_LEAST_LIGHT)
+    amount = bright.clamp_min(DARKEST) ** torch.exp2(2 * bend - 1.5)
+    # Where nuclei are there is less of what lies around them.
+    around = tissue * (0.15 + bodies) * (1 - thinned * amount)
+    around = around * (1 + 0.3 * texture * (middle + fine)).clamp_min(0)
+    inside = (0.6 + 1.4 * nuclei) * amount * (1 + 0.2 * texture * fine).clamp_min(0)
+    return torch.exp(-(around * stains[:, 0] + inside * stains[:, 1]))
 
 
 def density(draw: Draw, images: Tensor, *, probability: Share, mixing: NotNegative, octaves: NotNegative) -> Tensor:

@@ -6,6 +6,7 @@ Sets are chosen greedily: the best candidate first, then whatever does not overl
 """
 
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,22 +71,29 @@ def fit_model(
     return model.fit(features, worth, sample_weight=1 / np.sqrt(counts))
 
 
-def choose_set(candidates: Candidates, worth: NDArray[np.floating], params: SelectParams) -> NDArray[np.int32]:
-    """Return the label map (H, W) int32 of the best candidates that do not overlap, ids 1..N by falling worth.
+class Chosen(NamedTuple):
+    """The label map (H, W) int32 of the candidates that were chosen, ids 1..N, and their N indices in that order."""
+
+    label_map: NDArray[np.int32]
+    indices: list[int]
+
+
+def choose_set(candidates: Candidates, worth: NDArray[np.floating], params: SelectParams) -> Chosen:
+    """Return the best candidates that do not overlap, by falling worth.
 
     A candidate of which more than `max_overlap` is taken already is left out; else it gets the pixels that are free.
     """
     label_map = np.zeros(candidates.shape[0] * candidates.shape[1], np.int32)
-    count = 0
+    indices: list[int] = []
     for index in np.argsort(-worth, kind="stable"):
         if worth[index] < params.min_worth:
             break
         pixels = candidates.pixels_of(int(index))
         free = pixels[label_map[pixels] == 0]
         if len(free) >= (1 - params.max_overlap) * len(pixels):
-            count += 1
-            label_map[free] = count
-    return label_map.reshape(tuple(candidates.shape))
+            indices.append(int(index))
+            label_map[free] = len(indices)
+    return Chosen(label_map.reshape(tuple(candidates.shape)), indices)
 
 
 def rate_candidates(model: HistGradientBoostingRegressor, candidates: Candidates) -> NDArray[np.float64]:

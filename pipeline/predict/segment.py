@@ -23,6 +23,7 @@ from pipeline.errors import InputError, explain_exhaustion, shorten
 from pipeline.folds.finder import NucleusFinder, is_large, load_finder
 from pipeline.folds.networks import Folds, load_folds
 from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
+from pipeline.folds.zoom import find_zoom
 from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
@@ -33,7 +34,7 @@ from pipeline.progress import Bar, progress_bar, say
 from pipeline.unet.predict import Advance
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
-from pipeline.unet.size import bound_zoom, find_zoom
+from pipeline.unet.size import bound_zoom
 
 _NEAR = 2 ** (1 / 16)  # half of the steps in which zooms are rounded
 _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
@@ -258,7 +259,7 @@ def _find_nuclei(
 
     label_map = segmenter.finder.find_in_strips(predict(), (height, width))
     # The image is stretched by now.
-    _tell_end(opened, find_zoom(*segmenter.folds, opened.image, segmenter.size, segmenter.runtime), segmenter)
+    _tell_end(opened, find_zoom(segmenter.folds, opened.image, segmenter.size, segmenter.runtime), segmenter)
     return label_map
 
 

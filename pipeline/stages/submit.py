@@ -39,8 +39,9 @@ def main(
     path = None if params.data.solution is None else archives / params.data.solution
     solution = read_solution_of(path, split.image_ids) if path else None
     finder = load_finder(decoding, candidates, params.predict.scales, params.size, params.select)
-    nuclei = find_nuclei(Predictions([probabilities]), split.image_ids, finder, params.housekeeping.workers)
-    write_submission(submission, track(nuclei, "submit", len(split)))
+    found = find_nuclei(Predictions([probabilities]), split.image_ids, finder, params.housekeeping.workers)
+    nuclei = ((image_id, label_map) for image_id, label_map, _ in track(found, "submit", len(split)))
+    write_submission(submission, nuclei)
     written = read_submission(submission)
     written.check(split.shapes())
     lb_map = score_submission(written, solution).mean if solution else None

@@ -8,8 +8,9 @@ every zoom, and the second level chooses, fitted on the seen images. `unseen_map
 AP of their images; `seen_map` is that of the seen images, each half of which is chosen by what the other half taught.
 
 A row goes to results/unseen.csv as soon as a cluster is done; rows that are there are not measured again. At the end
-all settings are compared with `default` on the clusters that both have: the mean difference, and its 95 % interval by
-a bootstrap over clusters. `--length full` trains as long as train=cpu does: how far the short rows can be trusted.
+all settings are compared with one (`--against`) on the clusters that both have: the mean difference, and its 95 %
+interval by a bootstrap over clusters. `--length full` trains as long as train=cpu does: how far the short rows can be
+trusted.
 """
 
 import argparse
@@ -46,6 +47,9 @@ from pipeline.unet.runtime import start_runtime
 from pipeline.unet.size import fit_reader
 
 ROWS = RESULTS / "unseen.csv"
+# Each image of the baseline's rows, with its signals: what the score to expect is learnt from.
+IMAGES = RESULTS / "unseen_images.csv"
+BASELINE = {"setting": "default", "length": "short"}
 TEXT = {"changes": str, "settings": str}
 # What levers are screened on: no stained image seen, a crowd of small nuclei, and tissue's brighter frames.
 SCREEN = ("purple_on_white", "dark4", "dark6")
@@ -60,7 +64,7 @@ _SIZED = 120  # images that are looked at to learn to read sizes
 
 
 def measure(case: Case, params: Params, scratch: Path) -> pd.DataFrame:
-    """Return image_id, is_seen, ap and octaves (how far off the size was read) of the seen and the scored images."""
+    """Return image_id, is_seen, ap, octaves (how far off the size was) and signals of seen and scored images."""
     learnt = fingerprint({"images": case.learnt.image_ids, "recipe": params.recipe.describe()})
     network = train_network(f"unseen {learnt}", params, case.learnt, FOLD, scratch)
     pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image, _ in case.scored.values()]
@@ -105,13 +109,13 @@ def _find_and_score(network: Network, case: Case, params: Params, folder: Path) 
         for names, finder in zip([*seen, list(case.scored)], finders, strict=True)
     )
     rows: list[dict[str, Any]] = []
-    for name, label_map in found:
+    for name, label_map, signals in found:
         is_seen = name not in case.scored
         truth = case.seen.label_map(name) if is_seen else case.scored[name][1]
         zoom = float(zooms_to_size(np.array([median_diameter(truth)]), params.size)[0])
         ap = float(average_precision(count_matches(truth, label_map)).mean())
         octaves = float(np.log2(predictions[name][1] / zoom))
-        rows.append({"image_id": name, "is_seen": is_seen, "ap": ap, "octaves": octaves})
+        rows.append({"image_id": name, "is_seen": is_seen, "ap": ap, "octaves": octaves, **(signals or {})})
     return pd.DataFrame(rows)
 
 
@@ -164,6 +168,9 @@ def main() -> None:
     parser.add_argument("--setting", default="default", metavar="NAME", help="what the rows are called: %(default)s")
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run")
     parser.add_argument("--clusters", nargs="+", metavar="NAME", help=f"default: all; levers: {' '.join(SCREEN)}")
+    parser.add_argument(
+        "--against", default="default", metavar="NAME", help="what settings are compared with: %(default)s"
+    )
     parser.add_argument("--length", choices=LENGTHS, default="short", help="of a training; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("folds/unseen.csv"), metavar="FILE", help="what runs read")
     arguments = parser.parse_args()
@@ -188,16 +195,20 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         begin = time.monotonic()
         case = make_probes(folded, params) if cluster == "probes" else make_case(folded, table, cluster, params)
-        found = summarize(measure(case, params, arguments.scratch), cluster)
+        images = measure(case, params, arguments.scratch)
+        found = summarize(images, cluster)
         rest = {"learnt_images": len(case.learnt), "seconds": round(time.monotonic() - begin), "changes": changes}
-        rest["settings"] = settings
+        rest |= {"settings": settings, "device": start_runtime(params.runtime).device.type}
+        if key == BASELINE:
+            others = pd.read_csv(IMAGES) if IMAGES.is_file() else pd.DataFrame({"cluster": []})
+            keep_table(IMAGES, pd.concat([others[others["cluster"] != cluster], images.assign(cluster=cluster)]))
         rows = pd.concat([read_rows(), pd.DataFrame([key | row | rest for row in found])], ignore_index=True)
         keep_table(ROWS, rows)
         for row in found:
             print(f"{arguments.setting}, {row['cluster']}: unseen {row['ap']:.3f}, seen {row['seen_ap']:.3f}, "
                   f"{rest['seconds']} s", flush=True)  # fmt: skip
     hand_on(arguments.out, rows, key, settings, set(table["cluster"]))
-    compared = compare_settings(rows, "default", params.evaluate.bootstrap, params.evaluate.seed)
+    compared = compare_settings(rows, arguments.against, params.evaluate.bootstrap, params.evaluate.seed)
     print(compared.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
 
 

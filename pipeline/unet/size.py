@@ -10,7 +10,7 @@ Source: Cellpose reads sizes off its network's pooled features in the same way; 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
+from torch import Tensor
 
 from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
@@ -32,8 +33,6 @@ from pipeline.unet.runtime import Runtime
 Image = NDArray[np.uint8]
 Features = NDArray[np.float32]
 
-# Zooms are rounded to eighths of an octave, 9 %, less than the estimate's error: images of one zoom share batches.
-_STEPS_PER_OCTAVE = 8
 _PENALTIES = np.logspace(0, 5, 11)  # of the ridge, chosen by cross-validation over images
 _FOLDS = 5  # of that cross-validation
 
@@ -62,6 +61,22 @@ class SizeReader:
 def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime) -> Features:
     """Return the mean and the maximum of each channel of the encoder's two deepest maps, (F,) float32.
 
+    Arguments as of `cut_window`.
+    """
+    window, _ = cut_window(model, image, zoom, window_px, runtime)
+    with runtime.autocast():
+        maps = model.encode(window.contiguous(memory_format=runtime.memory_format))
+    flat = [deep.float().flatten(2) for deep in maps[-2:]]
+    return torch.cat([part for deep in flat for part in (deep.mean(2), deep.amax(2))], dim=1)[0].cpu().numpy()
+
+
+def cut_window(
+    model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the middle of an image as a network is shown it, (1, 3, H, W) in [0, 1] on the device, and its own size.
+
+    Below and to the right of that size (h, w) the image is mirrored, up to lengths that the network takes.
+
     Args:
         model: in `eval` mode, on the device of `runtime`.
         image: (H, W, 3) uint8 RGB, its brightness stretched.
@@ -75,13 +90,10 @@ def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px
     size = (max(1, round(window.shape[1] * zoom)), max(1, round(window.shape[0] * zoom)))
     how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
     window = np.asarray(cv2.resize(window, size, interpolation=how), np.uint8)
-    height, width = (model.lengths.input_for(max(1, length - 2 * model.margin_px)) for length in window.shape[:2])
-    window = np.pad(window, ((0, height - window.shape[0]), (0, width - window.shape[1]), (0, 0)), mode="symmetric")
-    x = torch.from_numpy(window).to(runtime.device).permute(2, 0, 1).unsqueeze(0).float() / 255
-    with runtime.autocast():
-        maps = model.encode(x.contiguous(memory_format=runtime.memory_format))
-    flat = [deep.float().flatten(2) for deep in maps[-2:]]
-    return torch.cat([part for deep in flat for part in (deep.mean(2), deep.amax(2))], dim=1)[0].cpu().numpy()
+    inner = window.shape[0], window.shape[1]
+    height, width = (model.lengths.input_for(max(1, length - 2 * model.margin_px)) for length in inner)
+    window = np.pad(window, ((0, height - inner[0]), (0, width - inner[1]), (0, 0)), mode="symmetric")
+    return torch.from_numpy(window).to(runtime.device).permute(2, 0, 1).unsqueeze(0).float() / 255, inner
 
 
 def fit_reader(
@@ -120,40 +132,24 @@ def fit_reader(
     return SizeReader(weight, float(ridge.intercept_ - mean @ weight))
 
 
-def find_zoom(
-    models: Sequence[NormalizedUNet],
-    readers: Sequence[SizeReader],
-    image: Image,
-    size: SizeParams,
-    runtime: Runtime,
-) -> float:
-    """Return the zoom that brings an image's median nucleus to the size that networks know: the median over networks.
+def read_octaves(model: NormalizedUNet, reader: SizeReader, image: Image, size: SizeParams, runtime: Runtime) -> float:
+    """Return log2 of the zoom that brings an image's median nucleus to the size that networks know, as it is read.
 
     Args:
-        models: in `eval` mode, on the device of `runtime`.
-        readers: one for each of `models`.
+        model: in `eval` mode, on the device of `runtime`.
+        reader: of the model.
         image: (H, W, 3) uint8 RGB, stretched.
-        size: that size, 0 where networks were trained on native sizes, which gives zoom 1; and how to look at images.
-        runtime: where the networks run, and how.
+        size: the wanted size, and how to look at images.
+        runtime: where the network runs, and how.
     """
-    if size.object_diameter_px == 0:
-        return 1.0
     lowest, highest = bound_zoom(image.shape, size)
-    octaves, bounds = [], (math.log2(lowest), math.log2(highest))
-    for model, reader in zip(models, readers, strict=True):
-
-        def look(zoom: float, model: NormalizedUNet = model, reader: SizeReader = reader) -> float:
-            """Return the octaves from the image's own size to the wanted one, as seen at a zoom."""
-            zoom = float(np.clip(zoom, lowest, highest))
-            features = extract_features(model, image, zoom, size.window_px, runtime)
-            return float(np.clip(math.log2(size.object_diameter_px * zoom) - reader.read(features), *bounds))
-
-        zoom = 1.0
-        for _ in range(size.steps):
-            zoom = 2 ** look(zoom)
-        octaves.append(float(np.mean([look(zoom * scale) for scale in size.scales])))
-    rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
-    return float(np.clip(2**rounded, lowest, highest))
+    octaves = 0.0
+    for _ in range(size.steps + 1):
+        zoom = float(np.clip(2**octaves, lowest, highest))
+        features = extract_features(model, image, zoom, size.window_px, runtime)
+        wanted = math.log2(size.object_diameter_px * zoom) - reader.read(features)
+        octaves = float(np.clip(wanted, math.log2(lowest), math.log2(highest)))
+    return octaves
 
 
 def bound_zoom(shape: tuple[int, ...], size: SizeParams) -> tuple[float, float]:

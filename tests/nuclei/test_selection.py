@@ -52,25 +52,25 @@ def test_worth_is_the_score_of_an_image_of_one_nucleus():
 
 def test_the_best_set_without_overlap_is_chosen(select):
     candidates = make_candidates((10, 20), [(0, 10, 0, 20), (0, 10, 0, 10), (0, 10, 10, 20), (0, 2, 0, 2)])
-    chosen = choose_set(candidates, np.array([0.5, 0.9, 0.8, 0.7]), select)
+    chosen = choose_set(candidates, np.array([0.5, 0.9, 0.8, 0.7]), select).label_map
     np.testing.assert_array_equal(chosen[:, :10], 1)
     np.testing.assert_array_equal(chosen[:, 10:], 2)
-    merged = choose_set(candidates, np.array([0.95, 0.9, 0.8, 0.7]), select)
+    merged = choose_set(candidates, np.array([0.95, 0.9, 0.8, 0.7]), select).label_map
     np.testing.assert_array_equal(merged, 1)
 
 
 def test_a_slight_overlap_is_given_to_the_better_one(select):
     candidates = make_candidates((4, 20), [(0, 4, 0, 10), (0, 4, 8, 20), (0, 4, 6, 12)])
-    chosen = choose_set(candidates, np.array([0.8, 0.9, 0.7]), select)
+    chosen = choose_set(candidates, np.array([0.8, 0.9, 0.7]), select).label_map
     # The second, worth more, takes its 12 columns; the first keeps 8 of its 10; of the third nothing is free.
     np.testing.assert_array_equal(chosen[0], [2] * 8 + [1] * 12)
 
 
 def test_candidates_of_little_worth_are_dropped(select):
     candidates = make_candidates((4, 20), [(0, 4, 0, 10), (0, 4, 10, 20)])
-    np.testing.assert_array_equal(np.unique(choose_set(candidates, np.array([0.31, 0.29]), select)), [0, 1])
-    assert not choose_set(candidates, np.array([0.1, 0.2]), select).any()
-    assert not choose_set(make_candidates((4, 20), []), np.zeros(0), select).any()
+    np.testing.assert_array_equal(np.unique(choose_set(candidates, np.array([0.31, 0.29]), select).label_map), [0, 1])
+    assert not choose_set(candidates, np.array([0.1, 0.2]), select).label_map.any()
+    assert not choose_set(make_candidates((4, 20), []), np.zeros(0), select).label_map.any()
 
 
 def test_the_model_learns_what_tells_good_from_bad_and_is_the_same_every_time(select):

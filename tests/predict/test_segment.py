@@ -111,8 +111,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path, bad):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose network needs no training, and which leaves images beyond 10,000 px to one decoding."""
-    quick = {"size__steps": 0, "size__scales": (1.0,)}
-    return lay_out_run(tmp_path_factory.mktemp("run"), seed=0, select__max_pixels=10_000, **quick)
+    return lay_out_run(tmp_path_factory.mktemp("run"), seed=0, select__max_pixels=10_000, size__steps=0)
 
 
 def load_run(run):

@@ -199,18 +199,23 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     archives: Path, folded: FoldedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(unseen, "ROWS", tmp_path / "rows.csv")
+    monkeypatch.setattr(unseen, "IMAGES", tmp_path / "images.csv")
     monkeypatch.setattr(unseen, "TABLE", tmp_path / "table.csv")
     for module in (unseen, measured):
         monkeypatch.setattr(module, "compose", lambda _name, _changes=(): tiny_params())
     tabulate(folded, "aaabbbbb").to_csv(tmp_path / "table.csv", index=False)
     arguments = argparse.Namespace(
         data=archives, scratch=tmp_path / "data", threads=1, setting="default", changes=[], clusters=["a"],
-        length="short", out=tmp_path / "unseen.csv",
+        length="short", out=tmp_path / "unseen.csv", against="default",
     )  # fmt: skip
     unseen.run(arguments)
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert rows["cluster"].tolist() == ["a"]
     assert rows["ap"].between(0, 1).all()
+    assert rows["device"].tolist() == ["cpu"]
+    images = pd.read_csv(tmp_path / "images.csv")
+    assert images.loc[~images["is_seen"], "ap"].mean() == pytest.approx(rows["ap"].item(), abs=1e-3)
+    assert images["cluster"].unique().tolist() == ["a"]
     kept = (tmp_path / "rows.csv").read_bytes()
     monkeypatch.setattr(unseen, "measure", None)
     unseen.run(arguments)

@@ -8,12 +8,19 @@ from pipeline.errors import InputError
 from pipeline.params import NetworkParams, SizeParams
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.size import SizeReader, bound_zoom, extract_features, find_zoom, fit_reader, load_reader, save_reader
+from pipeline.unet.size import (
+    SizeReader,
+    bound_zoom,
+    extract_features,
+    fit_reader,
+    load_reader,
+    read_octaves,
+    save_reader,
+)
 
 OBJECT_PX = 14.0
 PARAMS = SizeParams(
-    object_diameter_px=OBJECT_PX, window_px=96, octaves=1.5, looks=7, steps=2, scales=(0.8, 1.0, 1.25), min_zoom=0.2,
-    max_zoom=4.0,
+    object_diameter_px=OBJECT_PX, window_px=96, octaves=1.5, looks=7, steps=2, min_zoom=0.2, max_zoom=4.0,
 )  # fmt: skip
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 
@@ -45,21 +52,8 @@ def reader(model):
 
 @pytest.mark.parametrize("diameter_px", [8.5, 13.0, 19.0, 27.0])
 def test_the_zoom_brings_unseen_discs_to_the_wanted_size(model, reader, diameter_px):
-    zoom = find_zoom([model], [reader], draw_discs(diameter_px, 100), PARAMS, CPU)
-    assert abs(np.log2(zoom * diameter_px / OBJECT_PX)) < 0.35
-    # In eighths of an octave.
-    assert np.log2(zoom) * 8 == pytest.approx(round(np.log2(zoom) * 8))
-
-
-def test_the_median_network_decides(model):
-    image = draw_discs(14, 0)
-    features = len(extract_features(model, image, 1.0, 96, CPU))
-    # Readers that name a size whatever they see: 4, 2 and 1 octaves below the wanted one; a look at a zoom sees it too.
-    readers = [SizeReader(np.zeros(features), np.log2(OBJECT_PX) - octaves) for octaves in (4, 1, 2)]
-    one = PARAMS.model_copy(update={"steps": 0, "scales": (1.0,)})
-    assert find_zoom([model] * 3, readers, image, one, CPU) == 4.0
-    assert find_zoom([model], readers[1:2], image, one, CPU) == 2.0
-    assert find_zoom([model], readers[:1], image, one, CPU) == PARAMS.max_zoom
+    octaves = read_octaves(model, reader, draw_discs(diameter_px, 100), PARAMS, CPU)
+    assert abs(octaves + np.log2(diameter_px / OBJECT_PX)) < 0.35
 
 
 @pytest.mark.parametrize(
@@ -71,12 +65,7 @@ def test_an_image_is_reduced_no_further_than_to_one_nucleus(model, shape, lowest
     image = np.zeros((*shape, 3), np.uint8)
     features = len(extract_features(model, image, 1.0, 96, CPU))
     large = SizeReader(np.zeros(features), 20.0)
-    assert find_zoom([model], [large], image, PARAMS, CPU) == pytest.approx(lowest)
-
-
-def test_without_a_wanted_size_images_are_seen_as_they_are(model):
-    native = PARAMS.model_copy(update={"object_diameter_px": 0.0})
-    assert find_zoom([model], [SizeReader(np.zeros(0), 0.0)], draw_discs(9, 0), native, CPU) == 1.0
+    assert read_octaves(model, large, image, PARAMS, CPU) == pytest.approx(np.log2(lowest))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (150, 31)])
