@@ -5,7 +5,7 @@ images that are kept back, and images to score, none of whose likes are learnt f
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -85,6 +85,21 @@ def make_probes(folded: FoldedSplit, params: Params) -> Case:
         pairs = zip(chosen.images(), chosen.label_maps(), strict=True)
         scored |= {f"{name}/{image_id}": probe.apply(image, truth) for (image_id, image), (_, truth) in pairs}
     return Case(folded.outside(FOLD), folded.split.select(seen["image_id"]), _map_groups(seen), scored)
+
+
+def probe_case(case: Case, image_types: Mapping[str, str]) -> Case:
+    """Return a case with its scored images made still more unlike what is known, by each probe for their type.
+
+    They are called `PROBE/IMAGE_ID`; `image_types` are by image_id.
+    """
+    names = [[*case.scored][index] for index in spread(len(case.scored), _PROBED)]
+    probed = {
+        f"{probe_name}/{name}": probe.apply(*case.scored[name])
+        for probe_name, probe in PROBES.items()
+        for name in names
+        if image_types[name] in probe.image_types
+    }
+    return replace(case, scored=probed)
 
 
 def _keep_back(images: pd.DataFrame) -> pd.DataFrame:

@@ -14,42 +14,24 @@ trusted.
 """
 
 import argparse
-import hashlib
 import time
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError, one_line_errors
 from pipeline.experiments.statistics import paired_bootstrap
-from pipeline.folds.candidate_store import CandidateStore, write_candidates
-from pipeline.folds.cross_validation import rate_images
-from pipeline.folds.finder import CandidateFinder, NucleusFinder, find_nuclei, fit_models
-from pipeline.folds.networks import Folds
-from pipeline.folds.prediction import predict_estimated
-from pipeline.folds.predictions import Predictions, write_predictions
-from pipeline.images.contrast import stretch_images
-from pipeline.nuclei.metric import average_precision, count_matches
-from pipeline.nuclei.tuning import middle_decoding
-from pipeline.params import Params
-from pipeline.provenance import digest_code, fingerprint
 from pipeline.studies.acquisitions import TABLE
-from pipeline.studies.left_out import FOLD, Case, make_case, make_probes, spread
+from pipeline.studies.left_out import make_case, make_probes
 from pipeline.studies.measured import hand_on, name_settings
-from pipeline.studies.probes import PROBES, median_diameter
-from pipeline.studies.study import RESULTS, Network, compose, halve, keep_table, load_data, natural, train_network
+from pipeline.studies.probes import PROBES
+from pipeline.studies.scoring import score_case
+from pipeline.studies.study import RESULTS, compose, keep_table, load_data, natural
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.size import fit_reader
 
 ROWS = RESULTS / "unseen.csv"
-# Each image of the baseline's rows, with its signals: what the score to expect is learnt from.
-IMAGES = RESULTS / "unseen_images.csv"
-BASELINE = {"setting": "default", "length": "short"}
 TEXT = {"changes": str, "settings": str}
 # What levers are screened on: no stained image seen, a crowd of small nuclei, and tissue's brighter frames.
 SCREEN = ("purple_on_white", "dark4", "dark6")
@@ -60,67 +42,10 @@ LENGTHS = {
         "train.ema_decay=0.995",
     ),
 }  # fmt: skip
-_SIZED = 120  # images that are looked at to learn to read sizes
-
-
-def measure(case: Case, params: Params, scratch: Path) -> pd.DataFrame:
-    """Return image_id, is_seen, ap, octaves (how far off the size was) and signals of seen and scored images."""
-    learnt = fingerprint({"images": case.learnt.image_ids, "recipe": params.recipe.describe()})
-    network = train_network(f"unseen {learnt}", params, case.learnt, FOLD, scratch)
-    pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image, _ in case.scored.values()]
-    parts: dict[str, Any] = {
-        "network": network.key,
-        "seen": case.seen.image_ids,
-        "scored": list(case.scored),
-        "pixels": pixels,
-    }
-    parts |= {"params": params.model_dump(), "code": digest_code("pipeline.studies.unseen")}
-    folder = scratch / "unseen" / fingerprint(parts)
-    path = folder / "images.csv"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        keep_table(path, _find_and_score(network, case, params, folder))
-    return pd.read_csv(path)
-
-
-def _find_and_score(network: Network, case: Case, params: Params, folder: Path) -> pd.DataFrame:
-    """Find the nuclei of the case's images, as a run does those of its test set, and score them."""
-    runtime, workers = start_runtime(params.runtime), params.housekeeping.workers
-    model = network.model.to(runtime.device).eval()
-    has_nuclei = case.learnt.table.loc[case.learnt.diameters_px > 0, "image_id"]
-    sized = case.learnt.select(has_nuclei.iloc[spread(len(has_nuclei), _SIZED)])
-    pairs = zip(stretch_images(sized.images(), params.contrast), sized.diameters_px.tolist(), strict=True)
-    reader = fit_reader(model, ((image, size) for (_, image), size in pairs), params.size, runtime)
-    images = chain(case.seen.images(), ((name, image) for name, (image, _) in case.scored.items()))
-    folds = Folds([model], [reader])
-    predicted = predict_estimated(folds, images, params.contrast, params.size, params.predict, runtime)
-    write_predictions(folder / "predictions.npz", predicted)
-    predictions = Predictions([folder / "predictions.npz"])
-    candidates = CandidateFinder(params.predict.scales, params.size.object_diameter_px, params.select)
-    write_candidates(folder / "candidates.npz", rate_images(predictions, case.seen, candidates, workers))
-    store = CandidateStore(folder / "candidates.npz")
-    # The seen images in two halves, each found by what the other taught; the scored ones by what all of them taught.
-    halves = halve(pd.Series([case.groups[name] for name in case.seen.image_ids]))
-    seen = [np.array(case.seen.image_ids)[halves == part].tolist() for part in (0, 1)]
-    models = fit_models(store, [*reversed(seen), case.seen.image_ids], params.select)
-    finders = [NucleusFinder(middle_decoding(params.decode), chooser, candidates) for chooser in models]
-    found = chain.from_iterable(
-        find_nuclei(predictions, names, finder, workers)
-        for names, finder in zip([*seen, list(case.scored)], finders, strict=True)
-    )
-    rows: list[dict[str, Any]] = []
-    for name, label_map, signals in found:
-        is_seen = name not in case.scored
-        truth = case.seen.label_map(name) if is_seen else case.scored[name][1]
-        zoom = float(zooms_to_size(np.array([median_diameter(truth)]), params.size)[0])
-        ap = float(average_precision(count_matches(truth, label_map)).mean())
-        octaves = float(np.log2(predictions[name][1] / zoom))
-        rows.append({"image_id": name, "is_seen": is_seen, "ap": ap, "octaves": octaves, **(signals or {})})
-    return pd.DataFrame(rows)
 
 
 def summarize(images: pd.DataFrame, cluster: str) -> list[dict[str, Any]]:
-    """Return a row of the images that `measure` found nuclei in, or one of each probe."""
+    """Return a row of the images that `score_case` scored, or one of each probe."""
     own, seen = images[~images["is_seen"]], images[images["is_seen"]]
     of_seen = {
         "seen_images": len(seen), "seen_ap": seen["ap"].mean(), "seen_octaves": seen["octaves"].abs().median(),
@@ -195,13 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         begin = time.monotonic()
         case = make_probes(folded, params) if cluster == "probes" else make_case(folded, table, cluster, params)
-        images = measure(case, params, arguments.scratch)
-        found = summarize(images, cluster)
+        found = summarize(score_case(case, params, arguments.scratch), cluster)
         rest = {"learnt_images": len(case.learnt), "seconds": round(time.monotonic() - begin), "changes": changes}
         rest |= {"settings": settings, "device": start_runtime(params.runtime).device.type}
-        if key == BASELINE:
-            others = pd.read_csv(IMAGES) if IMAGES.is_file() else pd.DataFrame({"cluster": []})
-            keep_table(IMAGES, pd.concat([others[others["cluster"] != cluster], images.assign(cluster=cluster)]))
         rows = pd.concat([read_rows(), pd.DataFrame([key | row | rest for row in found])], ignore_index=True)
         keep_table(ROWS, rows)
         for row in found:

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
-from pipeline.studies import acquisitions, left_out, measured, unseen
+from pipeline.nuclei.signals import NAMES
+from pipeline.studies import acquisitions, expected, left_out, measured, unseen
 from pipeline.studies.left_out import make_case, make_probes
 from pipeline.studies.probes import PROBES, blur, crowd, dim, median_diameter, recolour, rescale
 from pipeline.studies.study import load_data
@@ -75,6 +76,16 @@ class TestCase:
         assert {name.partition("/")[0] for name in case.scored} == {
             name for name, probe in PROBES.items() if "fluorescence" in probe.image_types
         }
+
+    def test_left_out_images_are_probed_as_their_type_allows(self, folded: FoldedSplit) -> None:
+        table = tabulate(folded, "aaabbbbb")
+        case = left_out.make_case(folded, table, "a", tiny_params())
+        dark = left_out.probe_case(case, dict.fromkeys(case.scored, "fluorescence"))
+        probes = {name.partition("/")[0] for name in dark.scored}
+        assert probes == {name for name, probe in PROBES.items() if "fluorescence" in probe.image_types}
+        assert {name.partition("/")[2] for name in dark.scored} == set(case.scored)
+        assert dark.learnt is case.learnt
+        assert not left_out.probe_case(case, dict.fromkeys(case.scored, "brightfield")).scored
 
     def test_an_unknown_cluster_and_a_table_of_other_images_are_named(self, folded: FoldedSplit) -> None:
         table = tabulate(folded, "aabbbbbb")
@@ -199,7 +210,6 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     archives: Path, folded: FoldedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(unseen, "ROWS", tmp_path / "rows.csv")
-    monkeypatch.setattr(unseen, "IMAGES", tmp_path / "images.csv")
     monkeypatch.setattr(unseen, "TABLE", tmp_path / "table.csv")
     for module in (unseen, measured):
         monkeypatch.setattr(module, "compose", lambda _name, _changes=(): tiny_params())
@@ -213,11 +223,19 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     assert rows["cluster"].tolist() == ["a"]
     assert rows["ap"].between(0, 1).all()
     assert rows["device"].tolist() == ["cpu"]
-    images = pd.read_csv(tmp_path / "images.csv")
-    assert images.loc[~images["is_seen"], "ap"].mean() == pytest.approx(rows["ap"].item(), abs=1e-3)
-    assert images["cluster"].unique().tolist() == ["a"]
+    # What the score to expect is learnt from: the same images of that cluster, and more of them.
+    for name, value in {"TABLE": tmp_path / "table.csv", "CASES": tmp_path / "expected.csv"}.items():
+        monkeypatch.setattr(expected, name, value)
+    monkeypatch.setattr(expected, "compose", lambda _name, _changes=(): tiny_params())
+    expected.run(arguments)
+    images = pd.read_csv(tmp_path / "expected.csv")
+    plain = images[(images["cluster"] == "a") & ~images["is_seen"] & ~images["image_id"].str.contains("/")]
+    assert plain["ap"].mean() == pytest.approx(rows["ap"].item(), abs=1e-3)
+    assert set(images["cluster"]) == {"a", "b"}
+    assert images["image_id"].str.startswith("probe_blurred/").any()
+    assert set(NAMES) <= set(images.columns)
     kept = (tmp_path / "rows.csv").read_bytes()
-    monkeypatch.setattr(unseen, "measure", None)
+    monkeypatch.setattr(unseen, "score_case", None)
     unseen.run(arguments)
     assert (tmp_path / "rows.csv").read_bytes() == kept
     assert "default" in capsys.readouterr().out

@@ -1,0 +1,54 @@
+"""What the score to expect is learnt from: images of known truth, found by networks that lack their like.
+
+`python -m pipeline.studies.expected` goes through the clusters of the yardstick, `pipeline.studies.unseen`, which
+trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and the
+left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
+results/expected.csv gets a row for each image: its AP, and the signals that are there without its truth.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import one_line_errors
+from pipeline.studies.acquisitions import TABLE
+from pipeline.studies.left_out import make_case, probe_case
+from pipeline.studies.scoring import score_case
+from pipeline.studies.study import RESULTS, compose, keep_table, load_data, natural
+
+CASES = RESULTS / "expected.csv"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--threads", type=natural, default=2, metavar="N", help="default: %(default)s")
+    arguments = parser.parse_args()
+    with one_line_errors("stopped; run the same command to go on"):
+        run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score every cluster; what was scored before is read from the scratch folder."""
+    params = compose("unseen", [f"runtime.threads={arguments.threads}"])
+    folded = load_data(arguments.data, arguments.scratch, params)
+    table = pd.read_csv(TABLE, keep_default_na=False)
+    types = dict(zip(folded.images["image_id"], folded.images["image_type"], strict=True))
+    parts = []
+    for cluster in sorted(set(table["cluster"])):
+        case = make_case(folded, table, cluster, params)
+        probed = probe_case(case, types)
+        images = [score_case(case, params, arguments.scratch)]
+        if probed.scored:
+            again = score_case(probed, params, arguments.scratch)
+            images.append(again[~again["is_seen"]])
+        parts.append(pd.concat(images).assign(cluster=cluster))
+        means = parts[-1].groupby("is_seen")["ap"].mean()
+        print(f"{cluster}: left out {means[False]:.3f}, seen {means[True]:.3f}", flush=True)
+    keep_table(CASES, pd.concat(parts))
+
+
+if __name__ == "__main__":
+    main()
