@@ -18,8 +18,8 @@ _EOSIN, _HAEMATOXYLIN = (0.07, 0.99, 0.11), (0.65, 0.70, 0.29)
 _SPREAD = (0.5, 0.25)
 # The mean of a stretched image of fluorescence is below it, that of a light one above.
 _DARK_MEAN = 0.5
-# An image whose brightest pixel is below it is not brightened further: there it may be noise alone.
-_LEAST_LIGHT = 0.1
+# Dim nuclei take up stain too; but no image is brightened more than to three times, for there may be noise alone in it.
+_LEAST_LIGHT = 1 / 3
 # Points along a side of the fields that the background is made of.
 _FIELDS = (4, 10, 40)
 

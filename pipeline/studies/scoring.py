@@ -30,6 +30,7 @@ from pipeline.provenance import digest_code, fingerprint
 from pipeline.studies.left_out import FOLD, Case, spread
 from pipeline.studies.probes import median_diameter
 from pipeline.studies.study import Network, halve, keep_table, train_network
+from pipeline.unet.checkpoint import locked_folder
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.size import fit_reader, load_reader, save_reader
 
@@ -45,10 +46,14 @@ def score_case(case: Case, params: Params, scratch: Path) -> pd.DataFrame:
     folder = scratch / "unseen" / fingerprint(parts)
     pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image, _ in case.scored.values()]
     path = folder / f"{fingerprint({'scored': list(case.scored), 'pixels': pixels})}.csv"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        keep_table(path, _Finder(network, case, params, folder).score())
-    return pd.read_csv(path)
+    with locked_folder(folder):
+        if not path.is_file():
+            keep_table(path, _Finder(network, case, params, folder).score())
+    return _read(path)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"image_id": str})
 
 
 class _Finder:
@@ -62,25 +67,28 @@ class _Finder:
 
     def score(self) -> pd.DataFrame:
         """Return a row per image, the seen ones first."""
-        case, names = self._case, self._case.seen.image_ids
-        if not (self._folder / "seen.csv").is_file():
-            self._look_at_seen()
-        # The seen images in two halves, each found by what the other taught; the others by what all of them taught.
-        halves = halve(pd.Series([case.groups[name] for name in names]))
-        parts = [np.array(names)[halves == part].tolist() for part in (0, 1)]
-        store = CandidateStore(self._folder / "candidates.npz")
-        *of_halves, of_all = fit_models(store, [*reversed(parts), names], self._params.select)
-        if not (self._folder / "seen.csv").is_file():
-            seen = Predictions([self._folder / "seen.npz"])
-            rows = [row for part, model in zip(parts, of_halves, strict=True) for row in self._find(seen, part, model)]
-            keep_table(self._folder / "seen.csv", pd.DataFrame(rows))
+        case, names, kept = self._case, self._case.seen.image_ids, self._folder / "seen.csv"
+        if not kept.is_file():
+            seen = self._look_at_seen()
+            # In two halves, each found by what the other taught.
+            halves = halve(pd.Series([case.groups[name] for name in names]))
+            parts = [np.array(names)[halves == part].tolist() for part in (0, 1)]
+            models = self._fit(*reversed(parts))
+            rows = [row for part, model in zip(parts, models, strict=True) for row in self._find(seen, part, model)]
+            keep_table(kept, pd.DataFrame(rows))
+            (self._folder / "seen.npz").unlink()
+        (model,) = self._fit(names)
         scored = self._predict("scored.npz", ((name, image) for name, (image, _) in case.scored.items()))
-        rows = list(self._find(scored, list(case.scored), of_all))
+        rows = list(self._find(scored, list(case.scored), model))
         (self._folder / "scored.npz").unlink()
-        return pd.concat([pd.read_csv(self._folder / "seen.csv"), pd.DataFrame(rows)])
+        return pd.concat([_read(kept), pd.DataFrame(rows)])
 
-    def _look_at_seen(self) -> None:
-        """Learn to read sizes, and write the predictions of the seen images and their candidates."""
+    def _fit(self, *parts: list[str]) -> list[Any]:
+        """Return a second-level model of each list of seen images."""
+        return fit_models(CandidateStore(self._folder / "candidates.npz"), parts, self._params.select)
+
+    def _look_at_seen(self) -> Predictions:
+        """Learn to read sizes, write the candidates of the seen images, and return their predictions."""
         params, learnt = self._params, self._case.learnt
         has_nuclei = learnt.table.loc[learnt.diameters_px > 0, "image_id"]
         sized = learnt.select(has_nuclei.iloc[spread(len(has_nuclei), _SIZED)])
@@ -90,6 +98,7 @@ class _Finder:
         seen = self._predict("seen.npz", self._case.seen.images())
         rated = rate_images(seen, self._case.seen, self._candidates, params.housekeeping.workers)
         write_candidates(self._folder / "candidates.npz", rated)
+        return seen
 
     def _predict(self, name: str, images: Iterable[NamedImage]) -> Predictions:
         params, path = self._params, self._folder / name

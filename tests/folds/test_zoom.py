@@ -10,7 +10,7 @@ from pipeline.folds.zoom import find_zoom, measure_diameter
 from pipeline.params import SizeParams
 from pipeline.unet.blocks import LengthRule
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.size import SizeReader
+from pipeline.unet.size import SizeReader, bound_zoom
 
 PARAMS = SizeParams(
     object_diameter_px=16.0, window_px=160, octaves=1.0, looks=2, steps=1, min_zoom=0.25, max_zoom=4.0
@@ -62,9 +62,35 @@ def test_nuclei_that_the_edge_cuts_do_not_count_where_others_are_whole():
     assert measure_diameter(Threshold(), alone, 1.0, PARAMS, CPU) > 0
 
 
-def test_a_network_with_valid_padding_is_measured_inside():
-    found = measure_diameter(Threshold(margin_px=16), draw_discs(24), 1.0, PARAMS, CPU)
-    assert found == pytest.approx(24, rel=0.08)
+def test_specks_and_pieces_have_the_say_of_the_area_that_they_cover():
+    image = draw_discs(30)
+    image[4:196:24, 4:196:24] = 255  # lone pixels
+    for row in range(6, 190, 48):
+        image[row : row + 6, 6:190:48] = image[row : row + 6, 7:190:48] = image[row : row + 6, 8:190:48] = 255
+    assert measure_diameter(Threshold(), image, 1.0, PARAMS, CPU) == pytest.approx(30, rel=0.08)
+
+
+@pytest.mark.parametrize("window_px", [128, 150])
+def test_a_network_with_valid_padding_is_measured_inside(window_px):
+    """What is mirrored beyond the window, up to a length that the network takes, is not measured."""
+    image = draw_discs(24)
+    params = PARAMS.model_copy(update={"window_px": window_px})
+    image[:, (200 + window_px) // 2 - 16 :] = 255  # would be one large nucleus
+    assert measure_diameter(Threshold(margin_px=16), image, 1.0, params, CPU) == pytest.approx(24, rel=0.08)
+
+
+def test_a_window_of_which_valid_padding_leaves_nothing_is_not_measured():
+    assert measure_diameter(Threshold(margin_px=16), draw_discs(24, side=40), 1.0, PARAMS, CPU) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (150, 31)])
+def test_images_of_any_size_have_a_zoom_within_the_bounds(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    lowest, highest = bound_zoom(image.shape, PARAMS)
+    for margin_px in (0, 16):
+        for diameter_px in (2, 300):
+            folds = Folds([Threshold(margin_px)], [reader_of(diameter_px)])
+            assert lowest <= find_zoom(folds, image, PARAMS, CPU) <= highest
 
 
 def test_what_is_read_and_what_is_measured_have_half_the_say_each():

@@ -44,6 +44,13 @@ def test_a_brighter_pixel_has_more_stain_where_the_background_has_none() -> None
     assert (stained[:, -1] < stained[:, 0]).float().mean() > 0.9
 
 
+def test_noise_of_an_image_without_nuclei_is_not_stained_as_nuclei_are() -> None:
+    noise = 0.05 * torch.rand(100, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    nuclei = torch.full((100, 3, 64, 64), 0.9)
+    empty, full = (synthetic_stain(draw(100), images, probability=1.0) for images in (noise, nuclei / 2))
+    assert (empty.mean(dim=(1, 2, 3)) - full.mean(dim=(1, 2, 3)) > 0.15).float().mean() > 0.8
+
+
 @pytest.mark.parametrize(("effect", "images"), [(synthetic_stain, light(50)), (density, cells(50)[0])])
 def test_images_of_the_other_kind_are_left_alone(effect, images: torch.Tensor) -> None:
     strengths = {} if effect is synthetic_stain else {"mixing": 0.15, "octaves": 0.6}
