@@ -61,7 +61,7 @@ def test_what_is_written_into_dvc_yaml_is_derived_and_the_rest_stays(tmp_path: P
     [
         ("kaggle/fetch.py", set()),
         ("kaggle/download.py", set()),
-        ("nuclei/decoding.py", {"evaluate", "submit"}),
+        ("nuclei/decoding.py", {"predict_oof", "predict_testset", "evaluate", "submit"}),
         ("unet/tiling.py", {"predict_oof", "predict_testset"}),
         ("unet/views.py", {"predict_oof", "predict_testset"}),
         ("unet/training.py", {"train"}),

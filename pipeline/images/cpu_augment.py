@@ -19,8 +19,7 @@ from pipeline.errors import InputError
 from pipeline.options import bind_options
 from pipeline.params import AugmentParams, Natural, NotNegative, Share
 
-# albumentations has no random mix of the channels, and no stains but those of stained images: its policy goes without,
-# silently, as the default has them.
+# What albumentations lacks and the strong group has: its policy goes without, silently.
 WITHOUT_COUNTERPART = frozenset({"color_matrix", "synthetic_stain", "density"})
 # Which of CPU_EFFECTS is left out for grey tiles: separating stains needs colours.
 _NEEDS_COLOUR = frozenset({"stain"})

@@ -2,7 +2,7 @@
 
 `python -m pipeline.studies.expected` goes through the clusters of the yardstick, `pipeline.studies.unseen`, which
 trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and the
-left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
+eight of the left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
 results/expected.csv gets a row for each image: its AP, and the signals that are there without its truth.
 """
 
@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
         case = make_case(folded, table, cluster, params)
         probed = probe_case(case, types)
         images = [score_case(case, params, arguments.scratch)]
+        means = images[0].groupby("is_seen")["ap"].mean()
+        print(f"{cluster}: left out {means[False]:.3f}, seen {means[True]:.3f}", flush=True)
         if probed.scored:
             again = score_case(probed, params, arguments.scratch)
             images.append(again[~again["is_seen"]])
         parts.append(pd.concat(images).assign(cluster=cluster))
-        means = parts[-1].groupby("is_seen")["ap"].mean()
-        print(f"{cluster}: left out {means[False]:.3f}, seen {means[True]:.3f}", flush=True)
     keep_table(CASES, pd.concat(parts))
 
 

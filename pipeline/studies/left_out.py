@@ -88,7 +88,7 @@ def make_probes(folded: FoldedSplit, params: Params) -> Case:
 
 
 def probe_case(case: Case, image_types: Mapping[str, str]) -> Case:
-    """Return a case with its scored images made still more unlike what is known, by each probe for their type.
+    """Return a case with some of its scored images made still more unlike what is known, by each probe for their type.
 
     They are called `PROBE/IMAGE_ID`; `image_types` are by image_id.
     """

@@ -110,6 +110,9 @@ def run(arguments: argparse.Namespace) -> None:
     if len(rows) and (other := set(rows.loc[rows["setting"] == arguments.setting, "changes"]) - {changes}):
         raise InputError(f"{ROWS}: --setting {arguments.setting} was measured with -S {other.pop() or 'nothing'}; "
                          "give these changes another name")  # fmt: skip
+    known = dict.fromkeys([*rows.get("setting", []), arguments.setting, "default"])
+    if arguments.against not in known:
+        raise InputError(f"--against {arguments.against}: no such setting; there are {', '.join(known)}")
     params = compose("unseen", [*LENGTHS[arguments.length], f"runtime.threads={arguments.threads}", *arguments.changes])
     folded = load_data(arguments.data, arguments.scratch, params)
     table = pd.read_csv(TABLE, keep_default_na=False)

@@ -1,6 +1,7 @@
 """Where and how torch runs: the section `runtime` goes in, and a `Runtime` that networks are run by comes out.
 
 Everything comes from parameters and nothing from the environment: the number of threads decides the last bits of a sum.
+On CUDA the environment is written to, as one library asks for it.
 """
 
 import ctypes
@@ -66,10 +67,11 @@ def start_runtime(params: RuntimeParams) -> Runtime:
 def _repeat_bits() -> None:
     """Let CUDA compute the same bits in every run: no algorithm that adds up in any order, none chosen by timing.
 
-    Left to time its algorithms, cuDNN gave two trainings of one seed other weights (tests/gpu/results.md, which has the
-    price too). cuBLAS reads its variable when it is first used.
+    That is as far as torch has such algorithms; of an operator that has none it warns, as of `unet.upsampling` bicubic.
+    Left to time its algorithms, cuDNN gave two trainings of one seed other weights (tests/gpu/results.md). cuBLAS reads
+    its variable when it is first used.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

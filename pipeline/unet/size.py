@@ -2,8 +2,8 @@
 
 In: a U-Net, and images with the median diameter of their nuclei. Out: a `SizeReader`, and with it the diameter in an
 image that nobody has measured. U-Nets are trained and predict near one diameter; the reader is fitted on zooms over
-several octaves around it, and says at which zoom an image should be seen. It looks, zooms to what it read, and looks
-again, as the estimate is best where nuclei have the size that the network knows.
+several octaves around it. It looks, zooms to what it read, and looks again, as the estimate is best where nuclei have
+the size that the network knows. The zoom that an image is seen at follows in `pipeline/folds/zoom.py`.
 
 Source: Cellpose reads sizes off its network's pooled features in the same way; Stringer et al. 2021, Nature Methods
     18:100, "Size model" (doi:10.1038/s41592-020-01018-x).

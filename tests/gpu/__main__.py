@@ -17,8 +17,6 @@ from typing import Any
 from tests.gpu.results import Ask, Results, Table
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Without it cuBLAS is not the same from run to run; it must be there before CUDA starts.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 PARTS = ("right", "fast", "good")
 

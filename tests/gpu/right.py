@@ -32,7 +32,7 @@ from pipeline.unet.weights import read_weights
 from tests.benchmarks.loops import begin_steps, prepare_once
 from tests.gpu.fake import follow_from_loss, follow_to_loss
 from tests.gpu.results import Questions, Table
-from tests.gpu.setting import Setting, begin_timed, synchronize, time_on
+from tests.gpu.setting import Setting, any_algorithms, begin_timed, synchronize, time_on
 
 # What is computed in float32 differs by sums in another order. As training runs, matrix products and convolutions may
 # take TF32, with 10 bits behind the point, as fp16 has; bf16 has 7.
@@ -336,7 +336,7 @@ def price_determinism(setting: Setting) -> Table:
     }
     # Gradients are found from the output on: the last name is where they begin to differ.
     worst = f"{len(apart)} of {len(names)}, by up to {max(apart.values()):.2g}, from {[*apart][-1]} on" if apart else ""
-    named = _name_operators(gradient)
+    named = _name_operators(lambda: trainer.take_step(batch, prepare))
     usual, free = (_time_steps(setting, trainer, batch, made, is_free) for is_free in (False, True))
     rows = [
         ["a step, as it is", f"{1e3 * usual:.1f} ms, {usual / free:.2f} times as long"],
@@ -366,18 +366,6 @@ def _name_operators(run: Callable[[], Any]) -> list[str]:
     return sorted({text.split(" does not have")[0] for text in texts if "deterministic" in text})
 
 
-@contextmanager
-def _any_algorithms() -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-
-
 def _time_steps(setting: Setting, trainer: Trainer, batch: Batch, made: PrepareBatch, is_free: bool) -> float:
     """Return the seconds of a step; `is_free` to choose its algorithms."""
     count = setting.steps(5)
@@ -386,7 +374,7 @@ def _time_steps(setting: Setting, trainer: Trainer, batch: Batch, made: PrepareB
         for _ in range(count):
             trainer.take_step(batch, made)
 
-    with _any_algorithms() if is_free else nullcontext(), warnings.catch_warnings():
+    with any_algorithms() if is_free else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         time_on(setting.device, take_steps)  # a warm-up
         return statistics.median(time_on(setting.device, take_steps) / count for _ in range(1 if setting.tiny else 5))

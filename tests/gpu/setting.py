@@ -205,6 +205,19 @@ def most_memory(device: torch.device) -> Iterator[list[float]]:
     found.append((torch.cuda.max_memory_reserved(device) - before) / 2**30)
 
 
+@contextmanager
+def any_algorithms() -> Iterator[None]:
+    """Let CUDA choose its algorithms by timing them, deterministic or not, as it does if nobody asks otherwise."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
 def count_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -61,7 +61,8 @@ def test_the_best_set_without_overlap_is_chosen(select):
 
 def test_a_slight_overlap_is_given_to_the_better_one(select):
     candidates = make_candidates((4, 20), [(0, 4, 0, 10), (0, 4, 8, 20), (0, 4, 6, 12)])
-    chosen = choose_set(candidates, np.array([0.8, 0.9, 0.7]), select).label_map
+    chosen, indices = choose_set(candidates, np.array([0.8, 0.9, 0.7]), select)
+    assert indices == [1, 0]
     # The second, worth more, takes its 12 columns; the first keeps 8 of its 10; of the third nothing is free.
     np.testing.assert_array_equal(chosen[0], [2] * 8 + [1] * 12)
 

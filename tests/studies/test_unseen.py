@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
 from pipeline.nuclei.signals import NAMES
-from pipeline.studies import acquisitions, expected, left_out, measured, unseen
+from pipeline.studies import acquisitions, expected, left_out, measured, scoring, unseen
 from pipeline.studies.left_out import make_case, make_probes
 from pipeline.studies.probes import PROBES, blur, crowd, dim, median_diameter, recolour, rescale
 from pipeline.studies.study import load_data
@@ -234,6 +234,11 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     assert set(images["cluster"]) == {"a", "b"}
     assert images["image_id"].str.startswith("probe_blurred/").any()
     assert set(NAMES) <= set(images.columns)
+    # All of it is kept: nothing is trained or predicted again.
+    with monkeypatch.context() as without:
+        without.setattr(scoring, "_Finder", None)
+        without.setattr("pipeline.folds.training.train_model", None)
+        expected.run(arguments)
     kept = (tmp_path / "rows.csv").read_bytes()
     monkeypatch.setattr(unseen, "score_case", None)
     unseen.run(arguments)

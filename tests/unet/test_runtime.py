@@ -119,15 +119,16 @@ def test_cuda_is_held_to_the_same_bits_and_a_cpu_left_alone(monkeypatch):
     assert not torch.are_deterministic_algorithms_enabled()
     monkeypatch.setattr(runtime, "select_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(runtime, "select_precision", lambda *_: "bf16")
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # of the user, who knows how much memory there is
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     try:
         runtime.start_runtime(runtime_params())
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.parametrize(
