@@ -2,9 +2,9 @@
 
 In: the networks of some folds with their size readers, and an image. Out: the zoom that brings its median nucleus to
 the size that the networks know. First the reader reads a size off the network's features; then the network finds nuclei
-at the zoom that this asks for, and they are measured, and once more at the zoom that these ask for. The two err in
-different ways, the reader where the image is unlike all that it was fitted on, what was found where nuclei are merged
-or in pieces: the mean of both, in octaves, is taken.
+at the zoom that this asks for, and they are measured. The two err in different ways, the reader where the image is
+unlike all that it was fitted on, what was found where nuclei are merged or in pieces: the mean of both, in octaves, is
+taken.
 
 Source: Cellpose estimates sizes by these two steps too; Stringer et al. 2021, Nature Methods 18:100, "Size model"
     (doi:10.1038/s41592-020-01018-x).
@@ -31,7 +31,8 @@ _DECODING = Decoding(seed_threshold=0.7, boundary_weight=1.0, mask_threshold=0.7
 _LEAST_SHARE = 0.06
 # The window's edge cuts nuclei: where so many others are whole, those are left out.
 _WHOLE = 3
-_MEASURED = 2  # times
+# Of a nucleus such as half of what is covered belongs to larger ones: what has a smaller share of its area is a piece.
+_PIECE = 0.25
 
 
 def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime: Runtime) -> float:
@@ -49,11 +50,8 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
     octaves = []
     for model, reader in zip(folds.models, folds.readers, strict=True):
         read = read_octaves(model, reader, image, size, runtime)
-        measured = read
-        for _ in range(_MEASURED):
-            diameter_px = measure_diameter(model, image, 2**measured, size, runtime)
-            if diameter_px:
-                measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest))
+        diameter_px = measure_diameter(model, image, 2**read, size, runtime)
+        measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest)) if diameter_px else read
         octaves.append((read + measured) / 2)
     rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
     return float(np.clip(2**rounded, lowest, highest))
@@ -63,9 +61,9 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
 def measure_diameter(
     model: NormalizedUNet, image: NDArray[np.uint8], zoom: float, size: SizeParams, runtime: Runtime
 ) -> float:
-    """Return the diameter, in px of an image, of the nuclei that a network finds in its middle; 0 if none.
+    """Return the median diameter, in px of an image, of the nuclei that a network finds in its middle; 0 if none.
 
-    It is the median over the area that nuclei cover: pieces and specks, many as they may be, cover little.
+    Pieces and specks, many as they may be, do not count.
 
     Args:
         model: in `eval` mode, on the device of `runtime`.
@@ -92,4 +90,4 @@ def measure_diameter(
         return 0.0
     covered = np.cumsum(counted)
     middle = counted[np.searchsorted(covered, covered[-1] / 2)]
-    return float(equivalent_diameter(np.array([middle]))[0]) / zoom
+    return float(np.median(equivalent_diameter(counted[counted >= _PIECE * middle]))) / zoom

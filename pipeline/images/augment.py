@@ -31,16 +31,41 @@ def build_augment(params: AugmentParams) -> Augment:
     Raises:
         InputError: an effect or one of its keys is unknown, missing or out of bounds.
     """
+    bound = _bind_effects(params)
+    return partial(augment_batch, bound) if params.backend == "device" else crop_batch
+
+
+def build_recolour(params: AugmentParams, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """Return what changes the colours and pixels of images as training does, and leaves everything where it is.
+
+    It takes and returns (B, 3, H, W) float32 in [0, 1] on `device`. What it draws comes from a seed of its own: the
+    same in every process. None where the section `augment` has the device change no colours.
+
+    Raises:
+        InputError: as of `build_augment`.
+    """
+    bound = [effect for effect in _bind_effects(params) if effect.kind in ("colours", "pixels")]
+    if params.backend != "device" or not bound:
+        return None
+    generator = torch.Generator(device).manual_seed(0)
+
+    def recolour(images: Tensor) -> Tensor:
+        return _recolour(bound, Draw(len(images), device, generator), images * 255)
+
+    return recolour
+
+
+def _bind_effects(params: AugmentParams) -> list[Effect]:
+    """Return the device's effects, told their options, in the order in which they come one after another."""
     effects = {name: options for name, options in params.effects.items() if options is not None}
     if unknown := effects.keys() - EFFECTS.keys() - CPU_EFFECTS.keys():
         known = ", ".join([*EFFECTS, *CPU_EFFECTS])
         raise InputError(f"params.yaml: augment.effects.{min(unknown)}: no such effect; there are {known}")
-    bound = [
+    return [
         Effect(kind, bind_options(apply, effects[name], f"augment.effects.{name}"))
         for name, (kind, apply) in EFFECTS.items()
         if name in effects
     ]
-    return partial(augment_batch, bound) if params.backend == "device" else crop_batch
 
 
 def augment_batch(

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.folds.networks import load_models
 from pipeline.folds.table import open_folded
+from pipeline.images.augment import build_recolour
 from pipeline.images.contrast import stretch_images
 from pipeline.launch import run
 from pipeline.params import Params
@@ -27,7 +28,8 @@ def main(prepared: Path, folds: Path, weights: Path, fold: int, out: Path, param
     images = stretch_images(has_nuclei.images(), params.contrast)
     pairs = ((image, float(size)) for (_, image), size in zip(images, has_nuclei.diameters_px, strict=True))
     tracked = track(pairs, f"size fold {fold}", len(has_nuclei))
-    save_reader(fit_reader(model, tracked, params.size, runtime), out)
+    recolour = build_recolour(params.augment, runtime.device)
+    save_reader(fit_reader(model, tracked, params.size, runtime, recolour), out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 `python -m pipeline.studies.expected` goes through the clusters of the yardstick, `pipeline.studies.unseen`, which
 trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and the
 eight of the left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
-results/expected.csv gets a row for each image: its AP, and the signals that are there without its truth.
+results/expected.csv gets a row for each image: its AP, and the signals that are there without its truth. Clusters that
+have rows are passed over: without the file, all are scored.
 """
 
 import argparse
@@ -25,19 +26,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="%(default)s")
     parser.add_argument("--threads", type=natural, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--clusters", nargs="+", metavar="NAME", help="default: all")
     arguments = parser.parse_args()
     with one_line_errors("stopped; run the same command to go on"):
         run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Score every cluster; what was scored before is read from the scratch folder."""
+    """Score the clusters that have no rows yet."""
     params = compose("unseen", [f"runtime.threads={arguments.threads}"])
     folded = load_data(arguments.data, arguments.scratch, params)
     table = pd.read_csv(TABLE, keep_default_na=False)
     types = dict(zip(folded.images["image_id"], folded.images["image_type"], strict=True))
-    parts = []
-    for cluster in sorted(set(table["cluster"])):
+    kept = pd.read_csv(CASES, dtype={"image_id": str}) if CASES.is_file() else pd.DataFrame({"cluster": []})
+    clusters = arguments.clusters or sorted(set(table["cluster"]))
+    for cluster in [name for name in clusters if name not in set(kept["cluster"])]:
         case = make_case(folded, table, cluster, params)
         probed = probe_case(case, types)
         images = [score_case(case, params, arguments.scratch)]
@@ -46,8 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         if probed.scored:
             again = score_case(probed, params, arguments.scratch)
             images.append(again[~again["is_seen"]])
-        parts.append(pd.concat(images).assign(cluster=cluster))
-    keep_table(CASES, pd.concat(parts))
+        kept = pd.concat([kept, pd.concat(images).assign(cluster=cluster)])
+        keep_table(CASES, kept)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pipeline.folds.networks import Folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import Predictions, write_predictions
 from pipeline.folds.second_level import rate_images
+from pipeline.images.augment import build_recolour
 from pipeline.images.contrast import stretch_images
 from pipeline.images.splits import NamedImage
 from pipeline.nuclei.metric import average_precision, count_matches
@@ -93,7 +94,9 @@ class _Finder:
         has_nuclei = learnt.table.loc[learnt.diameters_px > 0, "image_id"]
         sized = learnt.select(has_nuclei.iloc[spread(len(has_nuclei), _SIZED)])
         pairs = zip(stretch_images(sized.images(), params.contrast), sized.diameters_px.tolist(), strict=True)
-        reader = fit_reader(self._model, ((image, px) for (_, image), px in pairs), params.size, self._runtime)
+        recolour = build_recolour(params.augment, self._runtime.device)
+        looks = ((image, px) for (_, image), px in pairs)
+        reader = fit_reader(self._model, looks, params.size, self._runtime, recolour)
         save_reader(reader, self._folder / "reader.safetensors")
         seen = self._predict("seen.npz", self._case.seen.images())
         rated = rate_images(seen, self._case.seen, self._candidates, params.housekeeping.workers)

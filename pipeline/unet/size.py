@@ -10,7 +10,7 @@ Source: Cellpose reads sizes off its network's pooled features in the same way; 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,20 @@ class SizeReader:
         return float(features.astype(np.float64) @ self.weight) + self.bias
 
 
-@torch.inference_mode()
 def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime) -> Features:
+    """Return the features (F,) float32 of an image's middle; arguments as of `cut_window`."""
+    return pool_features(model, cut_window(model, image, zoom, window_px, runtime)[0], runtime)
+
+
+@torch.inference_mode()
+def pool_features(model: NormalizedUNet, window: Tensor, runtime: Runtime) -> Features:
     """Return the mean and the maximum of each channel of the encoder's two deepest maps, (F,) float32.
 
-    Arguments as of `cut_window`.
+    Args:
+        model: in `eval` mode, on the device of `runtime`.
+        window: (1, 3, H, W) float32 in [0, 1] there, of lengths that the network takes.
+        runtime: where the network runs, and how.
     """
-    window, _ = cut_window(model, image, zoom, window_px, runtime)
     with runtime.autocast():
         maps = model.encode(window.contiguous(memory_format=runtime.memory_format))
     flat = [deep.float().flatten(2) for deep in maps[-2:]]
@@ -97,15 +104,23 @@ def cut_window(
 
 
 def fit_reader(
-    model: NormalizedUNet, images: Iterable[tuple[Image, float]], size: SizeParams, runtime: Runtime
+    model: NormalizedUNet,
+    images: Iterable[tuple[Image, float]],
+    size: SizeParams,
+    runtime: Runtime,
+    recolour: Callable[[Tensor], Tensor] | None = None,
 ) -> SizeReader:
     """Fit a reader by ridge regression, on a grid of zooms of each image around the one that the U-Net was trained at.
+
+    Each look is taken twice, the second time in other colours: fitted on images as they are alone, a reader is off by
+    an octave on stains that it has not seen.
 
     Args:
         model: in `eval` mode, on the device of `runtime`.
         images: each (H, W, 3) uint8 RGB, stretched, and the median diameter of its nuclei in px, above 0.
         size: the diameter that the U-Net was trained near, and at which zooms images are looked at.
         runtime: where the network runs, and how.
+        recolour: changes the colours of what the network sees, (1, 3, H, W) in [0, 1]; without it each look is one.
 
     Raises:
         InputError: there is no image.
@@ -116,9 +131,11 @@ def fit_reader(
         offset = (number % 2) / 2 - 0.25
         for octaves in np.linspace(-size.octaves, size.octaves, size.looks) + offset:
             zoom = float(np.clip(size.object_diameter_px / diameter_px * 2**octaves, size.min_zoom, size.max_zoom))
-            rows.append(extract_features(model, image, zoom, size.window_px, runtime))
-            targets.append(math.log2(diameter_px * zoom))
-            image_of.append(number)
+            window, _ = cut_window(model, image, zoom, size.window_px, runtime)
+            for seen in (window, recolour(window)) if recolour else (window,):
+                rows.append(pool_features(model, seen, runtime))
+                targets.append(math.log2(diameter_px * zoom))
+                image_of.append(number)
     if not rows:
         raise InputError("no training image has a nucleus to read a size from; check the training archive")
     features = np.stack(rows).astype(np.float64)

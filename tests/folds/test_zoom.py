@@ -62,7 +62,7 @@ def test_nuclei_that_the_edge_cuts_do_not_count_where_others_are_whole():
     assert measure_diameter(Threshold(), alone, 1.0, PARAMS, CPU) > 0
 
 
-def test_specks_and_pieces_have_the_say_of_the_area_that_they_cover():
+def test_specks_and_pieces_do_not_count():
     image = draw_discs(30)
     image[4:196:24, 4:196:24] = 255  # lone pixels
     for row in range(6, 190, 48):

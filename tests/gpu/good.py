@@ -83,7 +83,7 @@ class _Run:
             for image in read:
                 extract_features(trainer.ema, image, 1.0, size.window_px, trainer.runtime)
 
-        sizes_s = time_on(device, read_sizes) / len(read) * size.looks * len(split)
+        sizes_s = time_on(device, read_sizes) / len(read) * 2 * size.looks * len(split)  # in two colours each
         other_s, epoch_s = setup_s + _LOOKS * look_s + sizes_s, sum(steps_s) / 2 * train.steps_per_epoch
         epochs = choose_epochs(setting.seconds_left, len(params.folds.ids), other_s, epoch_s, train.epochs)
         self._params = setting.changed(

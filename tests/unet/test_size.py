@@ -104,6 +104,24 @@ def test_a_damaged_reader_is_named(tmp_path, content):
         load_reader(path)
 
 
+def test_a_reader_that_saw_other_colours_reads_them_better(model):
+    """Discs of any size on a background of any brightness: fitted in one brightness alone, it is misled by another."""
+    sizes = np.geomspace(7, 30, 16)
+    images = [(draw_discs(size, number), float(size)) for number, size in enumerate(sizes)]
+    inverted = fit_reader(model, images, PARAMS, CPU, lambda window: 1 - window)
+    plain = fit_reader(model, images, PARAMS, CPU)
+
+    def error(reader, images):
+        octaves = [
+            read_octaves(model, reader, image, PARAMS, CPU) + np.log2(size / OBJECT_PX) for image, size in images
+        ]
+        return np.abs(octaves).mean()
+
+    negatives = [(255 - image, size) for image, size in images]
+    assert error(inverted, negatives) < 0.3 < error(plain, negatives)
+    assert error(inverted, images) < 0.3
+
+
 def test_nothing_to_fit_on_is_refused(model):
     with pytest.raises(InputError, match="no training image"):
         fit_reader(model, [], PARAMS, CPU)

@@ -1,0 +1,56 @@
+"""The score to expect from signals: by hand, what the interval holds, and how it is judged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.experiments.calibration import SIGNALS, Calibration, fit_calibration, judge_calibration
+
+WEIGHTS = np.array([0.8, 0.0, 0.2, 0.0, 0.0])
+
+
+def make_cases(acquisitions: int, images: int, shared: float, seed: int = 0) -> pd.DataFrame:
+    """Return images whose score is the worth and the agreement, off by what an acquisition shares and by chance."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number in range(acquisitions):
+        values = rng.uniform(0.2, 0.6, len(SIGNALS)) + rng.uniform(0, 0.4, (images, len(SIGNALS)))
+        ap = values @ WEIGHTS + shared * rng.normal() + 0.02 * rng.normal(size=images)
+        names = {"acquisition": f"a{number}", "case": f"a{number}"}
+        parts.append(pd.DataFrame(values, columns=SIGNALS).assign(ap=ap.clip(0, 1), **names))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_score_by_hand_and_within_its_bounds() -> None:
+    calibration = Calibration(WEIGHTS, 0.1, image_std=0.1, acquisition_std=0.05)
+    signals = pd.DataFrame([[0.5, 0, 0.5, 0, 0], [1, 9, 1, 9, 9], [-1, 0, 0, 0, 0]], columns=SIGNALS)
+    assert calibration.score_images(signals) == pytest.approx([0.6, 1, 0])
+    # Two acquisitions of one image each, and one of both: of 0.05 ** 2 a half and the whole, and of 0.1 ** 2 a half.
+    two = calibration.expect(signals[:2], pd.Series(["a", "b"]))
+    assert two.mean == pytest.approx(0.8)
+    assert two.mean - two.low == pytest.approx(1.96 * np.sqrt(0.05**2 / 2 + 0.1**2 / 2))
+    one = calibration.expect(signals[:2], pd.Series(["a", "a"]))
+    assert one.mean - one.low == pytest.approx(1.96 * np.sqrt(0.05**2 + 0.1**2 / 2))
+    assert calibration.expect(signals[1:2], pd.Series(["a"])).high == 1
+
+
+def test_the_fit_finds_what_scores_follow_from_and_what_acquisitions_share() -> None:
+    alone, sharing = (fit_calibration(make_cases(60, 30, shared=shared)) for shared in (0.0, 0.08))
+    assert alone.weights == pytest.approx(WEIGHTS, abs=0.05)
+    assert alone.acquisition_std < 0.01
+    assert alone.image_std == pytest.approx(0.02, rel=0.2)
+    assert sharing.acquisition_std == pytest.approx(0.08, rel=0.3)
+
+
+def test_it_is_judged_by_acquisitions_that_it_was_not_fitted_on() -> None:
+    cases = make_cases(40, 10, shared=0.05)
+    judged = judge_calibration(cases, pd.Series(0.9, index=cases["acquisition"].unique()))
+    error = (judged["ap"] - judged["expected"]).abs().mean()
+    assert error < 0.07
+    assert error < (judged["ap"] - judged["constant"]).abs().mean()
+    assert judged["ap"].between(judged["low"], judged["high"]).mean() > 0.8
+    # Whatever one acquisition's truth is, what is expected of it stays.
+    changed = cases.assign(ap=cases["ap"].where(cases["acquisition"] != "a7", 1.0))
+    again = judge_calibration(changed, pd.Series(0.9, index=cases["acquisition"].unique())).set_index("case")
+    for what in ("expected", "low", "high", "constant"):
+        assert again.loc["a7", what] == judged.set_index("case").loc["a7", what]
