@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 
 from pipeline.compose import compose_params
 from pipeline.errors import InputError
-from pipeline.images.augment import build_augment, crop_batch
+from pipeline.images.augment import build_augment, build_recolour, crop_batch
 from pipeline.images.effects import EFFECTS
 from pipeline.params import AugmentParams
 
@@ -411,3 +411,41 @@ class TestChoice:
         with pytest.raises(InputError, match=message) as refusal:
             build_augment(AugmentParams(backend=backend, effects=effects))
         assert "\n" not in str(refusal.value)
+
+
+class TestRecolouring:
+    """What the readers of sizes are fitted on beside images as they are."""
+
+    CPU = torch.device("cpu")
+
+    def test_colours_change_and_nothing_moves(self) -> None:
+        image = torch.full((1, 3, 40, 40), 0.1)
+        image[..., 10:20, 25:35] = 0.8
+        recolour = build_recolour(AugmentParams(backend="device", effects=STRONG | {"noise": None}), self.CPU)
+        assert recolour is not None
+        inside = torch.zeros(40, 40, dtype=torch.bool)
+        inside[14:16, 29:31] = True
+        outside = torch.zeros(40, 40, dtype=torch.bool)
+        outside[:4] = outside[-4:] = True
+        changed = torch.cat([recolour(image.clone()) for _ in range(40)])
+        assert changed.shape == (40, 3, 40, 40)
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert (changed - image).abs().mean() > 0.05
+        apart = (changed[..., inside].mean(dim=(1, 2)) - changed[..., outside].mean(dim=(1, 2))).abs()
+        assert apart.median() > 0.1
+
+    def test_the_draws_are_the_same_in_every_process(self) -> None:
+        params = compose_params(["train=cpu"]).augment
+        first, second = (build_recolour(params, self.CPU) for _ in range(2))
+        image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        assert first is not None
+        assert second is not None
+        for _ in range(3):
+            assert torch.equal(first(image.clone()), second(image.clone()))
+
+    @pytest.mark.parametrize(
+        ("backend", "effects"), [(None, {}), ("device", {"flips": {}}), ("albumentations", {"noise": {"std": 0.1}})]
+    )
+    def test_there_is_none_where_the_device_changes_no_colours(self, backend, effects) -> None:
+        assert build_recolour(AugmentParams(backend=backend, effects=effects), self.CPU) is None
