@@ -4,28 +4,26 @@
 trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and the
 eight of the left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
 results/expected.csv gets a row for each image: its AP, and the signals that are there without its truth. Clusters that
-have rows are passed over: without the file, all are scored.
+have rows are passed over: without the file, all are scored. At the end it prints how well the score of each cluster is
+foretold by the others, and how well by a constant drop.
 """
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
 from pipeline.errors import one_line_errors
+from pipeline.experiments.calibration import judge_calibration
 from pipeline.studies.acquisitions import TABLE
 from pipeline.studies.left_out import make_case, probe_case
 from pipeline.studies.scoring import score_case
-from pipeline.studies.study import RESULTS, compose, keep_table, load_data, natural
+from pipeline.studies.study import RESULTS, compose, keep_table, load_data, make_parser
 
 CASES = RESULTS / "expected.csv"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--threads", type=natural, default=2, metavar="N", help="default: %(default)s")
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--clusters", nargs="+", metavar="NAME", help="default: all")
     arguments = parser.parse_args()
     with one_line_errors("stopped; run the same command to go on"):
@@ -51,6 +49,16 @@ def run(arguments: argparse.Namespace) -> None:
             images.append(again[~again["is_seen"]])
         kept = pd.concat([kept, pd.concat(images).assign(cluster=cluster)])
         keep_table(CASES, kept)
+    if kept["cluster"].nunique() > 2:  # judged by leaving one out, it is fitted on two at least
+        print(judge(kept).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def judge(images: pd.DataFrame) -> pd.DataFrame:
+    """Return what is expected of each cluster, and of its probes, by what the others taught: `judge_calibration`."""
+    left = images[~images["is_seen"]]
+    probe = left["image_id"].str.rpartition("/")[0]
+    cases = left.assign(acquisition=left["cluster"], case=(left["cluster"] + " " + probe).str.strip())
+    return judge_calibration(cases, images[images["is_seen"]].groupby("cluster")["ap"].mean())
 
 
 if __name__ == "__main__":

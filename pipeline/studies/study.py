@@ -149,15 +149,21 @@ def keep_figure(path: Path, figure: Any) -> None:
         figure.savefig(file, format=path.suffix[1:], metadata=metadata)
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """Return the arguments that all studies take."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every study that trains takes: the archives, the scratch folder, threads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: pipeline/studies/results")
     parser.add_argument(
         "--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="kept between calls; %(default)s"
     )
     parser.add_argument("--threads", type=natural, default=2, metavar="N", help="of a training; default: %(default)s")
+    return parser
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """Return the arguments of the studies of what the course claims."""
+    parser = make_parser(description)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: pipeline/studies/results")
     parser.add_argument(
         "--steps", type=natural, metavar="N", help="of a training; default: what pipeline/conf/study says"
     )

@@ -28,7 +28,7 @@ from pipeline.studies.left_out import make_case, make_probes
 from pipeline.studies.measured import hand_on, name_settings
 from pipeline.studies.probes import PROBES
 from pipeline.studies.scoring import score_case
-from pipeline.studies.study import RESULTS, compose, keep_table, load_data, natural
+from pipeline.studies.study import RESULTS, compose, keep_table, load_data, make_parser
 from pipeline.unet.runtime import start_runtime
 
 ROWS = RESULTS / "unseen.csv"
@@ -86,10 +86,7 @@ def compare_settings(rows: pd.DataFrame, baseline: str, resamples: int, seed: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--threads", type=natural, default=2, metavar="N", help="default: %(default)s")
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--setting", default="default", metavar="NAME", help="what the rows are called: %(default)s")
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run")
     parser.add_argument("--clusters", nargs="+", metavar="NAME", help=f"default: all; levers: {' '.join(SCREEN)}")
