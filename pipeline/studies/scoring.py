@@ -35,7 +35,7 @@ from pipeline.unet.checkpoint import locked_folder
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.size import fit_reader, load_reader, save_reader
 
-_SIZED = 120  # images that are looked at to learn to read sizes
+_SIZED = 60  # images that are looked at to learn to read sizes
 
 
 def score_case(case: Case, params: Params, scratch: Path) -> pd.DataFrame:

@@ -71,7 +71,8 @@ class Results:
         for part, found in self._parts.items():
             lines += ["", f"## {part}", "", f"On: {found['device']}."]
             for table in found["tables"]:
-                lines += ["", f"### {table['title']} ({table['seconds']} s)", ""]
+                took = "" if table["seconds"] is None else f" ({table['seconds']} s)"
+                lines += ["", f"### {table['title']}{took}", ""]
                 if table["rows"]:
                     lines += ["| " + " | ".join(table["header"]) + " |", "|" + "---|" * len(table["header"])]
                     lines += ["| " + " | ".join(row) + " |" for row in table["rows"]]
