@@ -237,8 +237,6 @@ class EvaluateParams(Section):
 
     bootstrap: Natural  # resamples of groups
     seed: Seed
-    unseen_drop: Share  # what images lose of an acquisition that training lacks
-    unseen_drop_std: Share  # and how that differs between acquisitions
 
 
 class Recipe(NamedTuple):

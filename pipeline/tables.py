@@ -1,4 +1,4 @@
-"""CSV files to tables whose every value was looked at.
+"""CSV files to tables whose every value was looked at, and tables to CSV files.
 
 In: a CSV, and the columns that it must have. Out: a table of those columns alone, text as text and numbers as numbers.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import InputError, shorten
+from pipeline.files import write_text
 
 _LONGEST_VALUE = 512  # characters, as of a name in an archive
 # No sign, and no more digits than their type holds: of a number like 1e999, pandas would make another without a word.
@@ -58,6 +59,11 @@ def read_csv_table(
         if fault := _find_fault(table, next(iter(columns)), column, kind):
             raise InputError(f"{path}: {fault}; {cure}")
     return table[list(kinds)].astype(kinds)
+
+
+def write_csv_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, numbers to six decimals, atomically and the same bytes for the same table."""
+    write_text(path, table.round(6).to_csv(index=False, lineterminator="\n"))
 
 
 def check_image_id(image_id: str, where: str) -> None:

@@ -219,6 +219,7 @@ def finished(workspace: Path) -> Path:
     }  # fmt: skip
     (workspace / "submissions" / "run.json").write_text(json.dumps(card))
     (workspace / "submissions" / "submission.csv").write_text("ImageId,EncodedPixels\n")
+    (workspace / "submissions" / "expected.csv").write_text("image_id,expected,low,high\n")
     return workspace
 
 
@@ -235,6 +236,7 @@ def test_keep_and_compare_a_run(finished: Path, capsys: pytest.CaptureFixture[st
     kept = finished / "submissions" / "mine"
     assert {path.name for path in kept.iterdir()} == {
         "submission.csv",
+        "expected.csv",
         "run.json",
         "cv.json",
         "scores.csv",

@@ -1,17 +1,21 @@
-"""The score to expect on a test set whose truth nobody has: the cross-validation, made to look like that test set.
+"""The score to expect on a test set whose truth nobody has, image by image.
 
-In: the cross-validation's scores, and tables of the training and the test images. Out: a score and its interval. Fold
-scores promise too much for two reasons that can be seen without the truth: the test set has another mix of image types,
-and some of its images come from acquisitions (a microscope, a stain, a frame size) that training has never seen.
+In: signals of how well the nuclei of its images were found, the same of the cross-validation's images with their
+scores, and those of images of known score whose likes a network had not seen. Out: a score and its interval, of the
+test set and of each image. What is expected follows from the signals alone: which images training has seen the like of
+need not be known.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from pipeline.experiments.calibration import SIGNALS, fit_calibration, list_cases
 from pipeline.experiments.statistics import bootstrap_interval
 from pipeline.params import EvaluateParams
+from pipeline.tables import read_csv_table
 
 _NORMAL_95 = 1.96  # standard deviations on each side that hold 95 %
 # An interval by resampling groups needs two of them.
@@ -22,57 +26,77 @@ class Expectation(NamedTuple):
     """The score to expect.
 
     Attributes:
-        expected, low, high: the score, and a 95 % interval.
-        reweighted: what would be expected if training had seen every acquisition of the test set.
-        unseen_share: of the test images, those of acquisitions that training lacks.
+        expected, low, high: the mean score of the test set, and its 95 % interval.
+        images: image_id, expected, low and high of each image; NaN where it has no signals.
     """
 
     expected: float
     low: float
     high: float
-    reweighted: float
-    unseen_share: float
+    images: pd.DataFrame
 
 
 def expect_leaderboard(
-    scores: pd.DataFrame, train: pd.DataFrame, test: pd.DataFrame, params: EvaluateParams
+    test: pd.DataFrame, own: pd.DataFrame, known: pd.DataFrame, params: EvaluateParams
 ) -> Expectation:
-    """Return the CV, reweighted to the test's image types, less what is lost on acquisitions that training lacks.
+    """Return what the test images will score, by a fit to the run's own images and to known cases.
 
-    An acquisition is told by its image type and frame size, both found from the images. A type that training lacks
-    counts as the mean of the others; where those are fewer than two groups of images, the plain CV is taken. The
-    interval covers how well the CV is known from these images, what chance does to the mean of so few test images, and
-    how much the drop differs from one acquisition to the next. It does not cover that the second-level model learnt
-    from single networks and rates the mean of several.
+    Images without signals, as large ones, count as the mean of the others. Where no image has any, the
+    cross-validation's score is expected, and the interval covers how well that is known and what chance does to the
+    mean of so few images. No interval covers that the second-level model learnt from single networks and rates the
+    mean of several.
 
     Args:
-        scores: image_id, group, image_type and ap of the cross-validation.
-        train: image_type, height and width of the training images.
-        test: the same of the test images.
-        params: `unseen_drop` is the drop, `unseen_drop_std` its spread.
-
-    Source: post-stratification; Holt & Smith, Journal of the Royal Statistical Society A 142 (1979) 33.
+        test: image_id, image_type, height, width, and the columns SIGNALS, NaN where an image has none.
+        own: the same of the cross-validation's images, with ap and group.
+        known: as `read_known` returns it.
+        params: of the bootstrap.
     """
-    share = test.loc[test["image_type"].isin(scores["image_type"]), "image_type"].value_counts(normalize=True)
-    used = scores[scores["image_type"].isin(share.index)]
-    have = used["image_type"].value_counts(normalize=True)
-    weights = used["image_type"].map(share / have).to_numpy(float)
-    if used["group"].nunique() < _LEAST_GROUPS:
-        used, weights = scores, np.ones(len(scores))
-    low, high = bootstrap_interval(used["ap"], used["group"], params.bootstrap, params.seed, weights)
-    reweighted = float(np.average(used["ap"], weights=weights))
-    variance = float(np.average((used["ap"] - reweighted) ** 2, weights=weights))
-    by_chance = _NORMAL_95 * np.sqrt(variance / max(len(test), 1))
-    unseen = test[~name_acquisitions(test).isin(name_acquisitions(train))]
-    unseen_share = len(unseen) / max(len(test), 1)
-    acquisitions = max(1, name_acquisitions(unseen).nunique())
-    by_acquisition = _NORMAL_95 * unseen_share * params.unseen_drop_std / np.sqrt(acquisitions)
-    expected = reweighted - unseen_share * params.unseen_drop
-    reach = float(np.sqrt(((high - low) / 2) ** 2 + by_chance**2 + by_acquisition**2))
-    middle, least, most = np.clip([expected, expected - reach, expected + reach], 0, 1).tolist()
-    return Expectation(middle, least, most, reweighted, unseen_share)
+    rated, learnt = test.dropna(subset=SIGNALS), own.dropna(subset=SIGNALS)
+    images = test[["image_id"]].reset_index(drop=True)
+    if rated.empty or learnt.empty:
+        return Expectation(
+            *_expect_plain(own, len(test), params), images.assign(expected=np.nan, low=np.nan, high=np.nan)
+        )
+    acquisition = name_acquisitions(learnt)
+    cases = pd.concat([list_cases(known), learnt.assign(acquisition=acquisition, case=acquisition)], ignore_index=True)
+    calibration = fit_calibration(cases)
+    mean = calibration.expect(rated, name_acquisitions(rated))
+    return Expectation(*mean, images.merge(calibration.expect_each(rated), on="image_id", how="left"))
+
+
+def _expect_plain(own: pd.DataFrame, count: int, params: EvaluateParams) -> tuple[float, float, float]:
+    """Return the cross-validation's score, and an interval for the mean of `count` other images."""
+    mean, by_chance = float(own["ap"].mean()), _NORMAL_95 * float(own["ap"].std(ddof=0)) / np.sqrt(max(count, 1))
+    by_groups = 0.0
+    if own["group"].nunique() >= _LEAST_GROUPS:
+        low, high = bootstrap_interval(own["ap"], own["group"], params.bootstrap, params.seed)
+        by_groups = (high - low) / 2
+    reach = float(np.hypot(by_groups, by_chance))
+    return mean, max(0.0, mean - reach), min(1.0, mean + reach)
 
 
 def name_acquisitions(images: pd.DataFrame) -> pd.Series:
     """Return what each image's acquisition is called, such as `fluorescence 256x320`: its type and frame size."""
     return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)
+
+
+def read_known(path: Path) -> pd.DataFrame:
+    """Read the images of known score: cluster, image_id, is_seen (bool), ap, and the columns SIGNALS.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    columns = {"cluster": str, "image_id": str, "is_seen": str, "ap": float} | dict.fromkeys(SIGNALS, float)
+    table = read_csv_table(path, columns, "restore it with `git checkout`", "table of known scores")
+    return table.assign(is_seen=table["is_seen"] == "True")
+
+
+def read_signals(path: Path) -> pd.DataFrame:
+    """Read image_id and the columns SIGNALS that the stage `evaluate` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    columns = {"image_id": str} | dict.fromkeys(SIGNALS, float)
+    return read_csv_table(path, columns, "run the stage `evaluate` again", "table of signals")

@@ -19,6 +19,7 @@ from pipeline.files import atomic_folder, read_json, sha256_of, write_json, writ
 
 LEDGER = "ledger.csv"
 CARD = "run.json"
+EXPECTED = "expected.csv"  # image by image
 LOCAL_CARD = "run.local.json"  # not in git: what differs between equal runs
 
 COLUMNS = (
@@ -56,7 +57,7 @@ def keep_run(name: str, submissions: Path, folds: Path) -> Path:
     target = submissions / name
     if target.exists():
         raise InputError(f"{target}: there already; give another name, or remove it to keep the run anew")
-    sources = [submissions / "submission.csv", submissions / CARD]
+    sources = [submissions / file for file in ("submission.csv", EXPECTED, CARD)]
     sources += [folds / file for file in ("cv.json", "scores.csv", "folds.csv")]
     for source in sources:
         if not source.is_file():

@@ -38,6 +38,8 @@ _CARD_KEYS = (
     *("params", "digests", "versions"),
 )
 
+_DOUBTFUL = 10  # images of the test set that are shown, those least to be trusted
+
 # How a number that is not known is written.
 _NONE = "\N{EN DASH}"
 
@@ -84,6 +86,7 @@ def write_report(
     scores: pd.DataFrame,
     cv: Mapping[str, Any],
     card: Mapping[str, Any],
+    expected: pd.DataFrame,
     histories: Mapping[int, pd.DataFrame],
     pictures: Iterable[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]],
     submission: str,
@@ -95,6 +98,7 @@ def write_report(
         scores: image_id, fold, image_type, ap, ap50 .. ap95; a row per image.
         cv: as in cv.json; cv_map, cv_std, cv_low, cv_high and pooled_ap are shown, and `unseen` where it is measured.
         card: the run card.
+        expected: image_id, expected, low and high of the test images; the lowest are shown.
         histories: of each fold's training: epoch, loss, and val_map where it was looked at.
         pictures: as in `Picture`, of the images that `choose_examples` names, in any order; taken one at a time.
         submission: where the submission is, as the reader shall read it.
@@ -117,6 +121,7 @@ def write_report(
         cv=cv,
         card=card,
         submission=submission,
+        doubtful=expected.dropna().nsmallest(_DOUBTFUL, "expected").to_dict("records"),
         unseen=unseen,
         unseen_map=unseen_map(unseen),
         images=len(scores),

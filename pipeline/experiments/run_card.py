@@ -54,8 +54,6 @@ def make_run_card(
     return {
         "cv_map": cv["cv_map"],
         "cv_std": cv["cv_std"],
-        "cv_reweighted": expected.reweighted,
-        "unseen_share": expected.unseen_share,
         "expected_lb": expected.expected,
         "expected_lb_low": expected.low,
         "expected_lb_high": expected.high,

@@ -19,6 +19,7 @@ from pipeline.folds.second_level import find_held_out, rate_images
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
+from pipeline.nuclei.signals import Signals
 from pipeline.nuclei.tuning import CrossFit, count_decodings, cross_fit, decoding_grid, score_decodings
 from pipeline.params import DecodeParams
 from pipeline.progress import track
@@ -31,13 +32,13 @@ class HeldOutNuclei(NamedTuple):
         choices: all decodings that were tried.
         fit: which of them was chosen.
         decoded: the matches of each image's nuclei by that decoding alone, in the order of the split.
-        label_maps: (image_id, label map (H, W) int32) in that order, found as they are asked for.
+        found: (image_id, label map (H, W) int32, signals) in that order, found as they are asked for.
     """
 
     choices: list[Decoding]
     fit: CrossFit
     decoded: list[Matches]
-    label_maps: Iterator[tuple[str, NDArray[np.int32]]]
+    found: Iterator[tuple[str, NDArray[np.int32], Signals | None]]
 
 
 def cross_validate(

@@ -94,9 +94,7 @@ class NucleusFinder:
         candidates = self.candidates.find(probabilities, zoom) if self.model is not None else None
         if candidates is None:
             return decode_instances(average_zooms(probabilities), self.decoding), None
-        worth = rate_candidates(self.model, candidates)
-        label_map, indices = choose_set(candidates, worth, self.select)
-        return label_map, measure_signals(candidates.features, worth, indices)
+        return choose_rated(candidates, rate_candidates(self.model, candidates), self.select)
 
     def find_in_strips(self, strips: Iterable[NDArray[np.uint8]], shape: tuple[int, int]) -> NDArray[np.int32]:
         """Return what `find` does of an image that `is_large`, from strips (rows, W, 3) of its mean over zooms.
@@ -106,6 +104,14 @@ class NucleusFinder:
             shape: H and W of the image.
         """
         return decode_strips(strips, shape, self.decoding)
+
+
+def choose_rated(
+    candidates: Candidates, worth: NDArray[np.floating], select: SelectParams
+) -> tuple[NDArray[np.int32], Signals]:
+    """Return the label map (H, W) int32 that `choose_set` makes of candidates, and its signals."""
+    label_map, indices = choose_set(candidates, worth, select)
+    return label_map, measure_signals(candidates.features, worth, indices)
 
 
 def load_finder(

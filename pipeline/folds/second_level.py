@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.folds.candidate_store import CandidateStore, Floats
-from pipeline.folds.finder import CandidateFinder, fit_models
+from pipeline.folds.finder import CandidateFinder, choose_rated, fit_models
 from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.candidates import Candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
-from pipeline.nuclei.selection import choose_set, measure_worth, rate_candidates
+from pipeline.nuclei.selection import measure_worth, rate_candidates
+from pipeline.nuclei.signals import Signals
 from pipeline.parallel import map_in_order
 from pipeline.params import SelectParams
 from pipeline.progress import track
@@ -50,8 +51,8 @@ def find_held_out(
     folds: Mapping[str, int],
     decodings: Mapping[int, Decoding],
     select: SelectParams,
-) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    """Fit a model for each fold on the others, and return (image_id, label_map (H, W) int32) of every image in turn.
+) -> Iterator[tuple[str, NDArray[np.int32], Signals | None]]:
+    """Fit a model for each fold on the others, and find the nuclei of every image in turn.
 
     Args:
         store: the candidates of `rate_images`.
@@ -59,6 +60,9 @@ def find_held_out(
         folds: the fold of each image; images come out in this order.
         decodings: for each fold, what was chosen on the others, for images without candidates.
         select: the second level's parameters.
+
+    Returns:
+        image_id, label map (H, W) int32, and signals: None of an image without candidates.
     """
     rated = [name for name in folds if name in store]
     ids = sorted(set(folds.values()))
@@ -66,11 +70,11 @@ def find_held_out(
         zip(ids, fit_models(store, [[name for name in rated if folds[name] != k] for k in ids], select), strict=True)
     )
 
-    def find(image_id: str, fold: int) -> NDArray[np.int32]:
+    def find(image_id: str, fold: int) -> tuple[NDArray[np.int32], Signals | None]:
         model = models[fold]
         if model is None or image_id not in store:
-            return decode_instances(average_zooms(predictions[image_id][0]), decodings[fold])
+            return decode_instances(average_zooms(predictions[image_id][0]), decodings[fold]), None
         candidates = store.candidates(image_id)
-        return choose_set(candidates, rate_candidates(model, candidates), select).label_map
+        return choose_rated(candidates, rate_candidates(model, candidates), select)
 
-    return ((image_id, find(image_id, fold)) for image_id, fold in folds.items())
+    return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items())

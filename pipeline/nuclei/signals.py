@@ -4,9 +4,10 @@ In: the candidates that the second level chose in an image, and the worth that i
 same whatever the image's size and the number of its nuclei.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.nuclei.candidates import FEATURES
@@ -33,3 +34,9 @@ def measure_signals(features: NDArray[np.float32], worth: NDArray[np.floating], 
     own = worth[chosen].clip(0, 1)
     means = features[chosen].mean(axis=0, dtype=np.float64)
     return dict(zip(NAMES, [float(own.mean()), float(own.std()), *means.tolist()], strict=True))
+
+
+def tabulate_signals(signals: Iterable[tuple[str, Signals | None]]) -> pd.DataFrame:
+    """Return image_id and NAMES of the images that have signals."""
+    rows = [{"image_id": image_id, **own} for image_id, own in signals if own is not None]
+    return pd.DataFrame(rows, columns=["image_id", *NAMES])

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from pipeline.experiments.evaluation import evaluate, format_fold_table
 from pipeline.experiments.membranes import format_membranes, score_membranes
 from pipeline.experiments.unseen import read_unseen, settings_key
-from pipeline.files import write_json, write_text
+from pipeline.files import write_json
 from pipeline.folds.cross_validation import cross_validate, describe_decoding
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.predictions import Predictions
 from pipeline.folds.table import open_folded
 from pipeline.launch import run
 from pipeline.nuclei.metric import Matches, count_matches
+from pipeline.nuclei.signals import Signals, tabulate_signals
 from pipeline.nuclei.submission import write_submission
 from pipeline.params import Params
+from pipeline.tables import write_csv_table
 
 
 def main(
@@ -31,6 +33,7 @@ def main(
     decoding: Path,
     candidates: Path,
     nuclei: Path,
+    signals: Path,
     params: Params,
 ) -> None:
     """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
@@ -43,21 +46,24 @@ def main(
     fold_of = dict(zip(images["image_id"], images["fold"].tolist(), strict=True))
     held_out = cross_validate(predictions, split, fold_of, params.decode, finder, candidates, workers)
     found: list[Matches] = []
+    told: list[tuple[str, Signals | None]] = []
 
     def count() -> Iterator[tuple[str, NDArray[np.int32]]]:
-        """Hand label maps on to be written, one at a time, and keep what they score."""
-        for name, label_map in held_out.label_maps:
+        """Hand label maps on to be written, one at a time, and keep what they score and what tells it."""
+        for name, label_map, own in held_out.found:
             found.append(count_matches(split.label_map(name), label_map))
+            told.append((name, own))
             yield name, label_map
 
     write_submission(nuclei, count())
+    write_csv_table(signals, tabulate_signals(told))
     zooms = {name: predictions[name][1] for name in split.image_ids}
     evaluation = evaluate(images, held_out.decoded, found, zooms, params.size, params.evaluate)
     cv = evaluation.summary
     if params.targets.boundary == "membrane":
         cv |= score_membranes(predictions, split, workers)
     cv |= yardstick
-    write_text(scores, evaluation.scores.round(6).to_csv(index=False, lineterminator="\n"))
+    write_csv_table(scores, evaluation.scores)
     write_json(decoding, describe_decoding(held_out.choices, held_out.fit))
     write_json(summary, cv)
     with pd.option_context("display.width", 160):

@@ -20,6 +20,7 @@ def main(
     summary: Path,
     histories: Path,
     card: Path,
+    expected: Path,
     submission: Path,
     curves: Path,
     out: Path,
@@ -33,7 +34,8 @@ def main(
     together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
     write_text(curves, together.to_csv(index=False, lineterminator="\n"))
     pictures = ((name, split.image(name), split.label_map(name), label_map) for name, label_map in found)
-    write_report(out, table, read_json(summary), read_json(card), by_fold, pictures, str(submission))
+    foretold = pd.read_csv(expected, dtype={"image_id": str, **dict.fromkeys(("expected", "low", "high"), float)})
+    write_report(out, table, read_json(summary), read_json(card), foretold, by_fold, pictures, str(submission))
     print(f"report: {out}")
 
 

@@ -1,8 +1,12 @@
-"""submit: test predictions to a checked submission and its run card."""
+"""submit: test predictions to a checked submission, what it is expected to score, and its run card."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.experiments.expectation import expect_leaderboard
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.experiments.expectation import expect_leaderboard, read_known, read_signals
 from pipeline.experiments.run_card import make_local_card, make_run_card
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_json
@@ -11,10 +15,12 @@ from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
 from pipeline.images.table import read_table
 from pipeline.launch import read_journal, run
+from pipeline.nuclei.signals import Signals, tabulate_signals
 from pipeline.nuclei.solution import read_solution_of, score_submission
 from pipeline.nuclei.submission import read_submission, write_submission
 from pipeline.params import DataParams, Params
 from pipeline.progress import track
+from pipeline.tables import write_csv_table
 from pipeline.unet.weights import read_metadata
 
 
@@ -26,9 +32,12 @@ def main(
     decoding: Path,
     candidates: Path,
     scores: Path,
+    signals: Path,
+    known: Path,
     summary: Path,
     weights: Path,
     submission: Path,
+    expected: Path,
     card: Path,
     local: Path,
     journal: Path,
@@ -40,8 +49,15 @@ def main(
     solution = read_solution_of(path, split.image_ids) if path else None
     finder = load_finder(decoding, candidates, params.predict.scales, params.size, params.select)
     found = find_nuclei(Predictions([probabilities]), split.image_ids, finder, params.housekeeping.workers)
-    nuclei = ((image_id, label_map) for image_id, label_map, _ in track(found, "submit", len(split)))
-    write_submission(submission, nuclei)
+    told: list[tuple[str, Signals | None]] = []
+
+    def keep_signals() -> Iterator[tuple[str, NDArray[np.int32]]]:
+        """Hand label maps on to be written, one at a time, and keep what tells their score."""
+        for name, label_map, own in track(found, "submit", len(split)):
+            told.append((name, own))
+            yield name, label_map
+
+    write_submission(submission, keep_signals())
     written = read_submission(submission)
     written.check(split.shapes())
     lb_map = score_submission(written, solution).mean if solution else None
@@ -49,15 +65,22 @@ def main(
     weight_files = [weights / f"{fold}.safetensors" for fold in folds]
     metadata = read_metadata(weight_files[0])
     learnt = read_table(trained)
-    expected = expect_leaderboard(read_scores(scores), learnt, split.table, params.evaluate)
+    held_out = read_scores(scores).merge(learnt[["image_id", "height", "width"]], on="image_id", how="left")
+    expectation = expect_leaderboard(
+        split.table.merge(tabulate_signals(told), on="image_id", how="left"),
+        held_out.merge(read_signals(signals), on="image_id", how="left"),
+        read_known(known),
+        params.evaluate,
+    )
+    write_csv_table(expected, expectation.images)
     files = [*list_archives(archives, params.data), *weight_files, candidates]
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
     precision = metadata.get("precision")
-    write_json(card, make_run_card(params, read_json(summary), expected, lb_map, files, encoder, precision, learnt))
+    write_json(card, make_run_card(params, read_json(summary), expectation, lb_map, files, encoder, precision, learnt))
     noted = read_journal(journal, folds)
     write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
-    known = "" if lb_map is None else f", scores {lb_map:.4f}"
-    print(f"{submission}: {written.count_nuclei()} nuclei in {len(split)} images, valid{known}")
+    score = "" if lb_map is None else f", scores {lb_map:.4f}"
+    print(f"{submission}: {written.count_nuclei()} nuclei in {len(split)} images, valid{score}")
 
 
 def list_archives(archives: Path, data: DataParams) -> list[Path]:

@@ -218,7 +218,7 @@ class Study:
         return pd.Series(
             {
                 name: average_precision(count_matches(self.inside.label_map(name), label_map)).mean()
-                for name, label_map in held_out.label_maps
+                for name, label_map, _ in held_out.found
             }
         )
 

@@ -13,7 +13,7 @@ import argparse
 import pandas as pd
 
 from pipeline.errors import one_line_errors
-from pipeline.experiments.calibration import judge_calibration
+from pipeline.experiments.calibration import judge_calibration, list_cases
 from pipeline.studies.acquisitions import TABLE
 from pipeline.studies.left_out import make_case, probe_case
 from pipeline.studies.scoring import score_case
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def judge(images: pd.DataFrame) -> pd.DataFrame:
     """Return what is expected of each cluster, and of its probes, by what the others taught: `judge_calibration`."""
-    left = images[~images["is_seen"]]
-    probe = left["image_id"].str.rpartition("/")[0]
-    cases = left.assign(acquisition=left["cluster"], case=(left["cluster"] + " " + probe).str.strip())
-    return judge_calibration(cases, images[images["is_seen"]].groupby("cluster")["ap"].mean())
+    seen = images[images["is_seen"]]
+    of_cluster = pd.read_csv(TABLE, keep_default_na=False).set_index("image_id")["cluster"]
+    names = "seen " + seen["image_id"].map(of_cluster)
+    return judge_calibration(list_cases(images), seen.assign(left_out=seen["cluster"], acquisition=names, case=names))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pipeline.errors import InputError
 from pipeline.experiments.compare import compare_runs, format_comparison, judge_difference
 from pipeline.params import EvaluateParams
 
-PARAMS = EvaluateParams(bootstrap=500, seed=1, unseen_drop=0.1, unseen_drop_std=0.1)
+PARAMS = EvaluateParams(bootstrap=500, seed=1)
 
 
 def frame(ap, fold=None, group=None, image_type=None, first=0):

@@ -9,7 +9,7 @@ from pipeline.experiments.runs import Run
 from pipeline.params import EvaluateParams
 from tests.experiments.test_compare import frame
 
-PARAMS = EvaluateParams(bootstrap=500, seed=1, unseen_drop=0.1, unseen_drop_std=0.1)
+PARAMS = EvaluateParams(bootstrap=500, seed=1)
 
 
 def clusters(values):

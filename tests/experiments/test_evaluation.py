@@ -18,7 +18,7 @@ from pipeline.nuclei.metric import Matches
 from pipeline.nuclei.tuning import CrossFit
 from pipeline.params import EvaluateParams, Params
 
-EVALUATE = EvaluateParams(bootstrap=200, seed=1, unseen_drop=0.2, unseen_drop_std=0.1)
+EVALUATE = EvaluateParams(bootstrap=200, seed=1)
 
 
 def matches(truth: int, prediction: int, hits: int) -> Matches:

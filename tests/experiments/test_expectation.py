@@ -1,62 +1,86 @@
-"""The score to expect: hand-computed on four scored images and small test sets."""
+"""The score to expect: it follows the signals, the run's own images, and falls back to the cross-validation."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.experiments.expectation import expect_leaderboard
+from pipeline.errors import InputError
+from pipeline.experiments.calibration import SIGNALS
+from pipeline.experiments.expectation import expect_leaderboard, read_known
 from pipeline.params import EvaluateParams
 
-EVALUATE = EvaluateParams(bootstrap=200, seed=1, unseen_drop=0.2, unseen_drop_std=0.1)
-SCORES = pd.DataFrame(
-    {
-        "image_id": list("abcd"),
-        "group": list("wxyz"),
-        "image_type": ["fluorescence", "brightfield", "fluorescence", "fluorescence"],
-        "ap": [1, 1 / 3, 0, 1],
-    }
-)
+EVALUATE = EvaluateParams(bootstrap=200, seed=1)
 
 
-def make_images(types, size=(256, 256)):
-    return pd.DataFrame({"image_type": np.array(types, dtype=object), "height": size[0], "width": size[1]})
+def make_images(count: int, height: int = 256, seed: int = 0, drop: float = 0.0) -> pd.DataFrame:
+    """Return images whose score is the worth that is told of them, less `drop`."""
+    rng = np.random.default_rng(seed)
+    worth = rng.uniform(0.2, 0.8, count)
+    table = pd.DataFrame({name: worth if name == "worth" else 0.5 for name in SIGNALS}, index=range(count))
+    names = [f"i{seed}-{number}" for number in range(count)]
+    described = {"image_id": names, "group": names, "image_type": "fluorescence", "height": height, "width": 320}
+    return table.assign(**described, ap=(worth - drop).clip(0, 1))
 
 
-TRAIN = make_images(SCORES["image_type"])
+KNOWN = pd.concat(
+    make_images(20, seed=seed).assign(cluster=f"c{seed}", is_seen=number < 10)
+    for seed in range(1, 6) for number in (0, 99)
+)  # fmt: skip
+OWN = pd.concat([make_images(30, height, seed=height) for height in (256, 360, 520)])
 
 
-def expect(types, size=(256, 256), params=EVALUATE):
-    return expect_leaderboard(SCORES, TRAIN, make_images(types, size), params)
+def test_it_follows_the_signals_of_the_images_themselves() -> None:
+    test = make_images(40, 1040, seed=7)
+    expectation = expect_leaderboard(test, OWN, KNOWN, EVALUATE)
+    assert expectation.expected == pytest.approx(test["ap"].mean(), abs=0.01)
+    assert expectation.images["image_id"].tolist() == test["image_id"].tolist()
+    np.testing.assert_allclose(expectation.images["expected"], test["ap"], atol=0.03)
+    assert expectation.low <= expectation.expected <= expectation.high
+    # An image alone is known less well than their mean.
+    assert (expectation.images["high"] - expectation.images["low"]).min() >= expectation.high - expectation.low
 
 
-def test_it_follows_the_test_sets_types():
-    assert expect(["brightfield", "fluorescence"]).expected == pytest.approx((1 / 3 + 2 / 3) / 2)
-    same = expect(SCORES["image_type"])
-    assert same.expected == same.reweighted == pytest.approx(7 / 12)
-    assert same.low <= same.expected <= same.high
-    assert same.unseen_share == 0
+def test_the_runs_own_images_weigh_in() -> None:
+    test = make_images(40, seed=7)
+    worse = pd.concat([make_images(30, height, seed=height, drop=0.2) for height in (256, 360, 520)])
+    first, second = (expect_leaderboard(test, own, KNOWN, EVALUATE).expected for own in (OWN, worse))
+    assert second < first - 0.04
 
 
-def test_an_acquisition_that_training_lacks_costs_the_drop():
-    test = pd.concat([make_images(["fluorescence"] * 3), make_images(["fluorescence"], (256, 320))])
-    expected = expect_leaderboard(SCORES, TRAIN, test, EVALUATE)
-    assert expected.unseen_share == 0.25
-    assert expected.reweighted == pytest.approx(2 / 3)
-    assert expected.expected == pytest.approx(2 / 3 - 0.25 * 0.2)
+def test_an_image_without_signals_counts_as_the_mean_of_the_others() -> None:
+    test = make_images(10, seed=7)
+    blind = test.assign(**{name: test[name].where(test.index != 3) for name in SIGNALS})
+    expectation = expect_leaderboard(blind, OWN, KNOWN, EVALUATE)
+    assert expectation.images["expected"].isna().tolist() == [number == 3 for number in range(10)]
+    assert expectation.expected == pytest.approx(expectation.images["expected"].mean())
 
 
-def test_a_type_at_a_known_frame_size_is_another_acquisition():
-    expected = expect(["fluorescence", "colour_on_dark"])
-    assert expected.unseen_share == 0.5
-    assert expected.expected == pytest.approx(2 / 3 - 0.5 * 0.2)
+@pytest.mark.parametrize("blind", ["test", "own", "none to predict"])
+def test_without_signals_the_cross_validation_is_expected(blind: str) -> None:
+    test, own = make_images(0 if blind == "none to predict" else 10, seed=7), OWN
+    nothing = dict.fromkeys(SIGNALS, np.nan)
+    expectation = expect_leaderboard(
+        test.assign(**nothing) if blind == "test" else test, own.assign(**nothing) if blind == "own" else own,
+        KNOWN, EVALUATE,
+    )  # fmt: skip
+    assert expectation.expected == pytest.approx(OWN["ap"].mean())
+    assert expectation.low < expectation.expected < expectation.high
+    assert expectation.images["expected"].isna().all()
+    assert len(expectation.images) == len(test)
 
 
-def test_an_uncertain_drop_widens_the_interval():
-    types, size = ["fluorescence"] * 500, (100, 100)
-    sure, unsure = (expect(types, size, EVALUATE.model_copy(update={"unseen_drop_std": std})) for std in (0.0, 0.3))
-    assert unsure.high - unsure.low > sure.high - sure.low
+def test_of_a_single_group_there_is_still_an_interval() -> None:
+    own = OWN.assign(group="g", **dict.fromkeys(SIGNALS, np.nan))
+    expectation = expect_leaderboard(make_images(10), own, KNOWN, EVALUATE)
+    reach = 1.96 * OWN["ap"].std(ddof=0) / np.sqrt(10)
+    assert expectation.high - expectation.expected == pytest.approx(reach)
 
 
-@pytest.mark.parametrize("types", [[], ["colour_on_dark"]])
-def test_without_a_known_type_the_plain_score_is_reweighted(types):
-    assert expect(types).reweighted == pytest.approx(7 / 12)
+def test_known_cases_are_read_and_looked_at(tmp_path) -> None:
+    KNOWN.to_csv(tmp_path / "known.csv", index=False)
+    read = read_known(tmp_path / "known.csv")
+    assert read["is_seen"].tolist() == KNOWN["is_seen"].tolist()
+    assert read["ap"].tolist() == pytest.approx(KNOWN["ap"].tolist())
+    KNOWN.assign(ap="high").to_csv(tmp_path / "known.csv", index=False)
+    with pytest.raises(InputError, match="has ap 'high', not a number"):
+        read_known(tmp_path / "known.csv")

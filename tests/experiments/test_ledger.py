@@ -57,6 +57,7 @@ def run(tmp_path):
     submissions.mkdir()
     folds.mkdir()
     (submissions / "submission.csv").write_text("ImageId,EncodedPixels\na,1 2\n")
+    (submissions / "expected.csv").write_text("image_id,expected,low,high\na,0.4,0.2,0.6\n")
     (submissions / "run.json").write_text(json.dumps(CARD))
     write_local(submissions)
     (folds / "cv.json").write_text(json.dumps({"cv_map": 0.5123456}))
@@ -68,7 +69,7 @@ def run(tmp_path):
 def test_keep_copies_the_run_and_adds_a_row(run):
     folder = keep_run("first", *run)
     assert folder == run[0] / "first"
-    names = {"submission.csv", "run.json", "cv.json", "scores.csv", "folds.csv"}
+    names = {"submission.csv", "expected.csv", "run.json", "cv.json", "scores.csv", "folds.csv"}
     assert {path.name for path in folder.iterdir()} == names
     for name in names - {"run.json"}:
         source = run[0] / name if (run[0] / name).exists() else run[1] / name
@@ -82,7 +83,7 @@ def test_keep_copies_the_run_and_adds_a_row(run):
     assert table["device"].tolist() == ["cpu, two cores"] * 2
     assert table["lb_map"].isna().all()
     assert {path.name for path in run[0].iterdir()} == {
-        *("submission.csv", "run.json", "run.local.json", "ledger.csv", "first", "second"),
+        *("submission.csv", "expected.csv", "run.json", "run.local.json", "ledger.csv", "first", "second"),
     }
 
 
@@ -102,7 +103,12 @@ def test_names_that_are_none(run, name):
     for call in (lambda: keep_run(name, *run), lambda: set_leaderboard_score(name, 0.5, run[0])):
         with pytest.raises(InputError, match="not a run's name"):
             call()
-    assert sorted(path.name for path in run[0].iterdir()) == ["run.json", "run.local.json", "submission.csv"]
+    assert sorted(path.name for path in run[0].iterdir()) == [
+        "expected.csv",
+        "run.json",
+        "run.local.json",
+        "submission.csv",
+    ]
 
 
 @pytest.mark.parametrize("name", ["first", "ledger.csv", "submission.csv"])
@@ -202,6 +208,7 @@ def test_a_kept_run_can_be_scored_and_kept_anew(name, tmp_path):
         target.mkdir()
         for file in files:
             (target / file).write_bytes((kept / file).read_bytes())
+    (submissions / "expected.csv").touch()  # some runs are older than this file
     card = read_json(keep_run(name, submissions, folds) / "run.json")
     old = read_json(kept / "run.json")
     assert {key: card[key] for key in old} == old

@@ -21,6 +21,14 @@ from pipeline.experiments.report import Picture, choose_examples, format_score, 
 
 DASH = "\N{EN DASH}"
 CV = {"cv_map": 0.51234, "cv_std": 0.02, "cv_low": 0.48, "cv_high": 0.54, "pooled_ap": 0.6}
+EXPECTED = pd.DataFrame(
+    {
+        "image_id": ["good", "doubtful", "unrated"],
+        "expected": [0.7, 0.1, None],
+        "low": [0.5, 0, None],
+        "high": [0.9, 0.3, None],
+    }
+)
 CARD = {
     "cv_map": 0.51234,
     "expected_lb": 0.4,
@@ -63,7 +71,8 @@ def make_picture(image_id):
 
 
 def write(path, scores=SCORES, **changes):
-    given = {"cv": CV, "card": CARD, "histories": HISTORIES, "submission": "submissions/submission.csv"} | changes
+    given = {"cv": CV, "card": CARD, "expected": EXPECTED, "histories": HISTORIES} | changes
+    given.setdefault("submission", "submissions/submission.csv")
     given.setdefault("pictures", (make_picture(example.image_id) for example in choose_examples(scores)))
     write_report(path, scores, **given)
     return path.read_text(encoding="utf-8")
@@ -114,6 +123,11 @@ def test_best_median_and_worst_of_each_type():
     ]
 
 
+def read_words(page):
+    """Return the text of a page, its words with a blank between them."""
+    return " ".join(" ".join(Page(page).text).split())
+
+
 def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
     text = write(tmp_path / "report.html")
     page = Page(text)
@@ -129,7 +143,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
 
 
 def test_the_page_says_the_numbers(tmp_path):
-    words = " ".join(" ".join(Page(write(tmp_path / "report.html")).text).split())
+    words = read_words(write(tmp_path / "report.html"))
     assert "0.512 ± 0.020 over folds · 95 % interval 0.480 .. 0.540" in words
     assert f"Expected on the leaderboard 0.400 0.350 .. {DASH} Test set not known yet" in words
     assert "Seed 2018 2 threads" in words
@@ -165,11 +179,19 @@ def test_a_run_without_history_and_with_a_known_score(tmp_path):
     assert "0.457" in text
 
 
+def test_the_test_images_of_the_lowest_expected_score_come_first(tmp_path):
+    words = read_words(write(tmp_path / "r.html"))
+    assert "Test images to distrust" in words
+    assert "doubtful 0.100 0.000 .. 0.300 good 0.700 0.500 .. 0.900" in words
+    assert "unrated" not in words
+    assert "distrust" not in read_words(write(tmp_path / "r.html", expected=EXPECTED[2:]))
+
+
 def test_unseen_acquisitions_are_shown_where_they_were_measured(tmp_path):
     for none in (CV, {**CV, "unseen_map": None, "unseen": {}}):
         assert "Unseen" not in write(tmp_path / "report.html", cv=none)
     measured = {**CV, "unseen_map": 0.375, "unseen": {"dark0": 0.25, "purple_on_white": 0.5, "<b>": 0.375}}
-    words = " ".join(" ".join(Page(write(tmp_path / "report.html", cv=measured)).text).split())
+    words = read_words(write(tmp_path / "report.html", cv=measured))
     assert "Unseen acquisitions 0.375 mean over 3 clusters" in words
     assert "left out of training mAP dark0 0.250 purple on white 0.500 <b> 0.375 mean 0.375" in words
 

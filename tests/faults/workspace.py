@@ -27,7 +27,7 @@ RESULTS = (
     "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
     "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
     "folds/scores.csv", "folds/cv.json", "submissions/probabilities.npz", "submissions/submission.csv",
-    "submissions/run.json", "submissions/report.html",
+    "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
 
 

@@ -47,14 +47,16 @@ def test_models_are_fitted_on_the_other_folds_before_the_first_image_comes(rated
     found = find_held_out(store, predictions, FOLDS, DECODINGS, select)
     # Nothing was asked for yet: a bar around what comes now shows the choosing alone.
     assert [sorted(part) for part in taught] == [["c", "d"], ["a", "b"]]
-    assert [name for name, _ in found] == list(FOLDS)
+    assert [name for name, *_ in found] == list(FOLDS)
     assert len(taught) == 2
 
 
 def test_right_predictions_are_chosen_right(rated, select):
     split, predictions, store = rated
-    for name, label_map in find_held_out(store, predictions, FOLDS, DECODINGS, select):
+    for name, label_map, signals in find_held_out(store, predictions, FOLDS, DECODINGS, select):
         assert score(split.label_map(name), label_map) == 1
+        assert signals is not None
+        assert signals["agreement"] == 1
 
 
 def test_an_image_that_has_no_candidates_is_decoded(rated, select, tmp_path):
@@ -62,9 +64,11 @@ def test_an_image_that_has_no_candidates_is_decoded(rated, select, tmp_path):
     finder = CandidateFinder((1.0,), 17.0, select)
     write_candidates(tmp_path / "fewer.npz", rate_images(predictions, split.select("abd"), finder, 1))
     store = CandidateStore(tmp_path / "fewer.npz")
-    found = dict(find_held_out(store, predictions, FOLDS, DECODINGS, select))
+    found = {name: rest for name, *rest in find_held_out(store, predictions, FOLDS, DECODINGS, select)}
     assert sorted(found) == list("abcd")
-    assert score(split.label_map("c"), found["c"]) == 1
+    label_map, signals = found["c"]
+    assert score(split.label_map("c"), label_map) == 1
+    assert signals is None
 
 
 def test_without_trees_nothing_is_rated_and_one_decoding_finds_all(rated, select):
@@ -72,7 +76,8 @@ def test_without_trees_nothing_is_rated_and_one_decoding_finds_all(rated, select
     none = select.model_copy(update={"trees": 0})
     assert list(rate_images(predictions, split, CandidateFinder((1.0,), 17.0, none), 1)) == []
     none_found = DECODINGS | {0: Decoding(0.5, 1.0, 0.5, 10**6)}
-    found = dict(find_held_out(store, predictions, FOLDS, none_found, none))
-    assert {name: int(label_map.max()) > 0 for name, label_map in found.items()} == {
+    found = list(find_held_out(store, predictions, FOLDS, none_found, none))
+    assert {name: int(label_map.max()) > 0 for name, label_map, _ in found} == {
         name: fold == 1 for name, fold in FOLDS.items()
     }
+    assert all(signals is None for *_, signals in found)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.nuclei.candidates import FEATURES
-from pipeline.nuclei.signals import NAMES, measure_signals
+from pipeline.nuclei.signals import NAMES, measure_signals, tabulate_signals
 
 FEATURE = FEATURES.index("agreement")
 
@@ -22,3 +22,10 @@ def test_signals_by_hand():
 
 def test_an_image_without_nuclei_has_none():
     assert set(measure_signals(np.ones((2, len(FEATURES)), np.float32), np.array([0.1, 0.2]), []).values()) == {0.0}
+
+
+def test_the_table_has_the_images_that_have_signals():
+    table = tabulate_signals([("a", dict.fromkeys(NAMES, 0.5)), ("b", None)])
+    assert table.columns.tolist() == ["image_id", *NAMES]
+    assert table["image_id"].tolist() == ["a"]
+    assert tabulate_signals([]).columns.tolist() == ["image_id", *NAMES]

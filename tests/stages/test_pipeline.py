@@ -27,7 +27,9 @@ from pipeline.stages import evaluate, folds, predict_oof, predict_testset, prepa
 from tests.faults.workspace import make_archives
 from tests.tiny import tiny_params
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "data" / "sample"
+KNOWN = ROOT / "pipeline" / "studies" / "results" / "expected.csv"
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +56,19 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
     candidates, nuclei = out / "candidates.npz", out / "oof.csv"
     if not (unseen := out / "unseen.csv").exists():
         unseen.write_text("settings,cluster,images,ap\n")
-    evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, nuclei, params)
+    signals, expected = out / "signals.csv", out / "expected.csv"
+    evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, nuclei, signals, params)
     predict_testset.main(test_split, weights, sizes, out / "probabilities.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
         archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities.npz",
-        decoding=decoding, candidates=candidates, scores=scores, summary=cv, weights=weights, submission=submission,
-        card=card, local=out / "run.local.json", journal=out / "journal", params=params,
+        decoding=decoding, candidates=candidates, scores=scores, signals=signals, known=KNOWN, summary=cv,
+        weights=weights, submission=submission, expected=expected, card=card, local=out / "run.local.json",
+        journal=out / "journal", params=params,
     )  # fmt: skip
     report.main(
         prepared=train_split, nuclei=nuclei, scores=scores, summary=cv, histories=history, card=card,
-        submission=submission, curves=out / "curves.csv", out=out / "report.html", params=params,
+        expected=expected, submission=submission, curves=out / "curves.csv", out=out / "report.html", params=params,
     )  # fmt: skip
 
 
@@ -81,6 +85,9 @@ def test_the_submission_is_valid_and_scored_as_the_card_says(archives: Path, run
     solution = read_solution(archives / "stage1_solution.csv")
     assert card["lb_map"] == score_submission(read_submission(run / "submission.csv"), solution).mean
     assert card["expected_lb_low"] <= card["expected_lb"] <= card["expected_lb_high"]
+    foretold = pd.read_csv(run / "expected.csv", dtype={"image_id": str})
+    assert foretold["image_id"].tolist() == PreparedSplit.open(run / "test").image_ids
+    assert foretold["expected"].mean() == pytest.approx(card["expected_lb"], abs=1e-6)
     assert len(card["digests"]) == 6
     assert card["params"]["folds"]["ids"] == [0, 1]
 
@@ -100,7 +107,7 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
 
 def evaluate_again(run: Path, out: Path, params: Params, unseen: Path | None = None) -> dict[str, Any]:
     """Evaluate a run's predictions with other parameters or another yardstick, and return its cv.json."""
-    names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv")
+    names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv", "signals.csv")
     inputs = run / "train", run / "folds.csv", run / "oof", unseen or run / "unseen.csv"
     evaluate.main(*inputs, *(out / name for name in names), params)
     return json.loads((out / "cv.json").read_text())
