@@ -177,7 +177,8 @@ class SizeParams(Section):
 
     object_diameter_px: NotNegative  # what the median nucleus is brought to, in training and prediction; 0: native size
     window_px: Natural  # longest side of what the network sees of an image
-    octaves: Positive  # the reader is fitted on zooms up to so far to each side of the one trained at
+    images: Natural  # training images that the reader is fitted on
+    octaves: Positive  # it is fitted on zooms up to so far to each side of the one trained at
     looks: Annotated[int, Field(ge=2)]  # zooms of each training image that it is fitted on
     steps: Whole  # times the size is read again, at the zoom that was read before
     min_zoom: Positive  # of all zooms that bring nuclei to one size

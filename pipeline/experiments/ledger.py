@@ -1,8 +1,9 @@
 """Kept runs: a folder of its own for each, and one ledger with a row per run.
 
-In: the current run's files in the submissions and folds folders. Out: submissions/NAME/ with its submission, run card
-and scores, and a row in submissions/ledger.csv, whose columns are the name and a subset of the run card. The kept card
-holds what lies apart for the current run: what is equal in equal runs, and clock times, revision and machine.
+In: the current run's files in the submissions and folds folders. Out: submissions/NAME/ with its submission, what that
+is expected to score, run card and scores, and a row in submissions/ledger.csv, whose columns are the name and a subset
+of the run card. The kept card holds what lies apart for the current run: what is equal in equal runs, and clock times,
+revision and machine.
 """
 
 import csv

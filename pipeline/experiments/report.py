@@ -1,7 +1,7 @@
 """The report: one HTML file that says how well a run does, and shows it. It works offline and holds no script.
 
-In: the run's scores, its run card, the histories of training, and pictures of the images that `choose_examples` names.
-Out: the page, the same bytes for the same input.
+In: the run's scores, its run card, what test images are expected to score, the histories of training, and pictures of
+the images that `choose_examples` names. Out: the page, the same bytes for the same input.
 """
 
 import json
@@ -38,7 +38,7 @@ _CARD_KEYS = (
     *("params", "digests", "versions"),
 )
 
-_DOUBTFUL = 10  # images of the test set that are shown, those least to be trusted
+_LOWEST = 10  # images of the test set that are shown, those that are expected to score least
 
 # How a number that is not known is written.
 _NONE = "\N{EN DASH}"
@@ -121,7 +121,7 @@ def write_report(
         cv=cv,
         card=card,
         submission=submission,
-        doubtful=expected.dropna().nsmallest(_DOUBTFUL, "expected").to_dict("records"),
+        lowest=expected.dropna(subset=["expected"]).nsmallest(_LOWEST, "expected").to_dict("records"),
         unseen=unseen,
         unseen_map=unseen_map(unseen),
         images=len(scores),

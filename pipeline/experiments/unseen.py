@@ -26,12 +26,13 @@ _COLUMNS = {"settings": str, "cluster": str, "images": int, "ap": float}
 def settings_key(recipe: Recipe, predict: PredictParams, decode: DecodeParams, select: SelectParams) -> str:
     """Return a fingerprint (16 hex digits) of what is measured: all that decides nuclei but schedule and threads.
 
-    The images that are learnt from are no part of it, since the yardstick has its own, nor is the number of trees, of
-    which it takes fewer. Nor is code: rows of an older revision count until they are measured again.
+    The images that are learnt from are no part of it, since the yardstick has its own, nor are the number of trees and
+    that of images that sizes are learnt from, of which it takes fewer. Nor is code: rows of an older revision count
+    until they are measured again.
     """
     parts = {
         "contrast": recipe.contrast.model_dump(),
-        "size": recipe.size.model_dump(),
+        "size": recipe.size.model_dump(exclude={"images"}),
         "targets": recipe.targets.model_dump(),
         "loss": recipe.loss.model_dump(),
         "unet": recipe.unet.model_dump(),

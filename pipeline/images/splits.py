@@ -21,6 +21,11 @@ from pipeline.images.table import CURE, read_table
 NamedImage = tuple[str, NDArray[np.uint8]]
 
 
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of the numbers 0 .. count - 1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
 class PreparedSplit:
     """Images with their label maps and their rows of the table; all arrays are read-only.
 

@@ -46,17 +46,17 @@ def main(
     fold_of = dict(zip(images["image_id"], images["fold"].tolist(), strict=True))
     held_out = cross_validate(predictions, split, fold_of, params.decode, finder, candidates, workers)
     found: list[Matches] = []
-    told: list[tuple[str, Signals | None]] = []
+    signals_of: list[tuple[str, Signals | None]] = []
 
     def count() -> Iterator[tuple[str, NDArray[np.int32]]]:
-        """Hand label maps on to be written, one at a time, and keep what they score and what tells it."""
+        """Hand label maps on to be written, one at a time, and keep what they score and its signals."""
         for name, label_map, own in held_out.found:
             found.append(count_matches(split.label_map(name), label_map))
-            told.append((name, own))
+            signals_of.append((name, own))
             yield name, label_map
 
     write_submission(nuclei, count())
-    write_csv_table(signals, tabulate_signals(told))
+    write_csv_table(signals, tabulate_signals(signals_of))
     zooms = {name: predictions[name][1] for name in split.image_ids}
     evaluation = evaluate(images, held_out.decoded, found, zooms, params.size, params.evaluate)
     cv = evaluation.summary

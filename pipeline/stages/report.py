@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.experiments.expectation import read_expected
 from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_text
@@ -34,7 +35,7 @@ def main(
     together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
     write_text(curves, together.to_csv(index=False, lineterminator="\n"))
     pictures = ((name, split.image(name), split.label_map(name), label_map) for name, label_map in found)
-    foretold = pd.read_csv(expected, dtype={"image_id": str, **dict.fromkeys(("expected", "low", "high"), float)})
+    foretold = read_expected(expected)
     write_report(out, table, read_json(summary), read_json(card), foretold, by_fold, pictures, str(submission))
     print(f"report: {out}")
 

@@ -49,12 +49,12 @@ def main(
     solution = read_solution_of(path, split.image_ids) if path else None
     finder = load_finder(decoding, candidates, params.predict.scales, params.size, params.select)
     found = find_nuclei(Predictions([probabilities]), split.image_ids, finder, params.housekeeping.workers)
-    told: list[tuple[str, Signals | None]] = []
+    signals_of: list[tuple[str, Signals | None]] = []
 
     def keep_signals() -> Iterator[tuple[str, NDArray[np.int32]]]:
         """Hand label maps on to be written, one at a time, and keep what tells their score."""
         for name, label_map, own in track(found, "submit", len(split)):
-            told.append((name, own))
+            signals_of.append((name, own))
             yield name, label_map
 
     write_submission(submission, keep_signals())
@@ -67,8 +67,8 @@ def main(
     learnt = read_table(trained)
     held_out = read_scores(scores).merge(learnt[["image_id", "height", "width"]], on="image_id", how="left")
     expectation = expect_leaderboard(
-        split.table.merge(tabulate_signals(told), on="image_id", how="left"),
-        held_out.merge(read_signals(signals), on="image_id", how="left"),
+        split.table.merge(tabulate_signals(signals_of), on="image_id", how="left", validate="one_to_one"),
+        held_out.merge(read_signals(signals), on="image_id", how="left", validate="one_to_one"),
         read_known(known),
         params.evaluate,
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
-from pipeline.images.splits import PreparedSplit
+from pipeline.images.splits import PreparedSplit, spread
 from pipeline.params import Params
 from pipeline.studies.acquisitions import TABLE
 from pipeline.studies.probes import PROBES
@@ -110,11 +110,6 @@ def _keep_back(images: pd.DataFrame) -> pd.DataFrame:
 
 def _map_groups(images: pd.DataFrame) -> dict[str, str]:
     return dict(zip(images["image_id"], images["group"], strict=True))
-
-
-def spread(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most so many of the numbers 0 .. count - 1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
 def _draw(split: PreparedSplit, params: Params) -> Scored:

@@ -21,21 +21,18 @@ from pipeline.folds.networks import Folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import Predictions, write_predictions
 from pipeline.folds.second_level import rate_images
-from pipeline.images.augment import build_recolour
-from pipeline.images.contrast import stretch_images
+from pipeline.folds.sizes import learn_sizes
 from pipeline.images.splits import NamedImage
 from pipeline.nuclei.metric import average_precision, count_matches
 from pipeline.nuclei.tuning import middle_decoding
 from pipeline.params import Params
 from pipeline.provenance import digest_code, fingerprint
-from pipeline.studies.left_out import FOLD, Case, spread
+from pipeline.studies.left_out import FOLD, Case
 from pipeline.studies.probes import median_diameter
 from pipeline.studies.study import Network, halve, keep_table, train_network
 from pipeline.unet.checkpoint import locked_folder
 from pipeline.unet.runtime import start_runtime
-from pipeline.unet.size import fit_reader, load_reader, save_reader
-
-_SIZED = 60  # images that are looked at to learn to read sizes
+from pipeline.unet.size import load_reader, save_reader
 
 
 def score_case(case: Case, params: Params, scratch: Path) -> pd.DataFrame:
@@ -91,12 +88,7 @@ class _Finder:
     def _look_at_seen(self) -> Predictions:
         """Learn to read sizes, write the candidates of the seen images, and return their predictions."""
         params, learnt = self._params, self._case.learnt
-        has_nuclei = learnt.table.loc[learnt.diameters_px > 0, "image_id"]
-        sized = learnt.select(has_nuclei.iloc[spread(len(has_nuclei), _SIZED)])
-        pairs = zip(stretch_images(sized.images(), params.contrast), sized.diameters_px.tolist(), strict=True)
-        recolour = build_recolour(params.augment, self._runtime.device)
-        looks = ((image, px) for (_, image), px in pairs)
-        reader = fit_reader(self._model, looks, params.size, self._runtime, recolour)
+        reader = learn_sizes(self._model, learnt, params.contrast, params.augment, params.size, self._runtime, "sizes")
         save_reader(reader, self._folder / "reader.safetensors")
         seen = self._predict("seen.npz", self._case.seen.images())
         rated = rate_images(seen, self._case.seen, self._candidates, params.housekeeping.workers)

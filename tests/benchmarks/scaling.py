@@ -113,7 +113,15 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     prepared, folds, oof = at / "train", at / "folds", at / "oof"
     files = {
         name: at / name
-        for name in ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv", "probabilities.npz")
+        for name in (
+            "scores.csv",
+            "cv.json",
+            "decoding.json",
+            "candidates.npz",
+            "oof.csv",
+            "signals.csv",
+            "probabilities.npz",
+        )
     }
     found = {}
     inputs = ["--archives", at / "archives", "--train-out", prepared, "--test-out", at / "test"]
@@ -128,7 +136,7 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]
     inputs += ["--unseen", ROOT / "folds" / "unseen.csv", "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
-    inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"]]
+    inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"], "--signals", files["signals.csv"]]
     found["evaluate"] = measure("-m", "pipeline.stages.evaluate", *inputs, "--params", all_folds)
     shutil.rmtree(at)
     return megapixels, found

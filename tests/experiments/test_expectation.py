@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from pipeline.errors import InputError
 from pipeline.experiments.calibration import SIGNALS
-from pipeline.experiments.expectation import expect_leaderboard, read_known
+from pipeline.experiments.expectation import expect_leaderboard, read_expected, read_known, read_signals
 from pipeline.params import EvaluateParams
 
 EVALUATE = EvaluateParams(bootstrap=200, seed=1)
@@ -72,7 +73,7 @@ def test_without_signals_the_cross_validation_is_expected(blind: str) -> None:
 def test_of_a_single_group_there_is_still_an_interval() -> None:
     own = OWN.assign(group="g", **dict.fromkeys(SIGNALS, np.nan))
     expectation = expect_leaderboard(make_images(10), own, KNOWN, EVALUATE)
-    reach = 1.96 * OWN["ap"].std(ddof=0) / np.sqrt(10)
+    reach = norm.ppf(0.975) * OWN["ap"].std(ddof=0) / np.sqrt(10)
     assert expectation.high - expectation.expected == pytest.approx(reach)
 
 
@@ -81,6 +82,39 @@ def test_known_cases_are_read_and_looked_at(tmp_path) -> None:
     read = read_known(tmp_path / "known.csv")
     assert read["is_seen"].tolist() == KNOWN["is_seen"].tolist()
     assert read["ap"].tolist() == pytest.approx(KNOWN["ap"].tolist())
+    KNOWN.assign(is_seen="true").to_csv(tmp_path / "known.csv", index=False)
+    with pytest.raises(InputError, match="has is_seen 'true', not True or False"):
+        read_known(tmp_path / "known.csv")
     KNOWN.assign(ap="high").to_csv(tmp_path / "known.csv", index=False)
     with pytest.raises(InputError, match="has ap 'high', not a number"):
         read_known(tmp_path / "known.csv")
+
+
+def test_what_is_known_of_a_test_image_is_not_used() -> None:
+    test = make_images(10, seed=1)
+    told = KNOWN.assign(ap=KNOWN["ap"].where(~KNOWN["image_id"].isin(test["image_id"]), 0.0))
+    first, second = (expect_leaderboard(test, OWN, known, EVALUATE).expected for known in (KNOWN, told))
+    assert first == second
+
+
+def test_signals_are_read_and_each_image_once(tmp_path) -> None:
+    table = OWN[["image_id", *SIGNALS]].assign(image_id=[f"{number:03}" for number in range(len(OWN))])
+    table.to_csv(tmp_path / "signals.csv", index=False)
+    assert read_signals(tmp_path / "signals.csv")["image_id"].tolist() == table["image_id"].tolist()
+    table[:0].to_csv(tmp_path / "signals.csv", index=False)
+    assert read_signals(tmp_path / "signals.csv").empty
+    pd.concat([table, table[3:4]]).to_csv(tmp_path / "signals.csv", index=False)
+    with pytest.raises(InputError, match="image '003' is there twice"):
+        read_signals(tmp_path / "signals.csv")
+
+
+def test_expected_scores_are_read_with_what_is_not_known(tmp_path) -> None:
+    path = tmp_path / "expected.csv"
+    path.write_text("image_id,expected,low,high\nNA,0.5,0.25,0.75\n007,,,\n")
+    table = read_expected(path)
+    assert table["image_id"].tolist() == ["NA", "007"]
+    assert table["expected"].tolist()[0] == 0.5
+    assert table["expected"].isna().tolist() == [False, True]
+    path.write_text("image_id,expected,low,high\na,much,0,1\n")
+    with pytest.raises(InputError, match="not a table of expected scores"):
+        read_expected(path)

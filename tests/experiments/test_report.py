@@ -181,10 +181,10 @@ def test_a_run_without_history_and_with_a_known_score(tmp_path):
 
 def test_the_test_images_of_the_lowest_expected_score_come_first(tmp_path):
     words = read_words(write(tmp_path / "r.html"))
-    assert "Test images to distrust" in words
+    assert "Test images of lowest expected score" in words
     assert "doubtful 0.100 0.000 .. 0.300 good 0.700 0.500 .. 0.900" in words
     assert "unrated" not in words
-    assert "distrust" not in read_words(write(tmp_path / "r.html", expected=EXPECTED[2:]))
+    assert "lowest expected" not in read_words(write(tmp_path / "r.html", expected=EXPECTED[2:]))
 
 
 def test_unseen_acquisitions_are_shown_where_they_were_measured(tmp_path):

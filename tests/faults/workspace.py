@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
 COPIED = (
     "pipeline", "Makefile", "dvc.yaml", "params.yaml", ".dvc/config", ".dvcignore", ".gitignore", "folds/unseen.csv",
+    "folds/known.csv",
 )  # fmt: skip
 
 # What must come out the same, bit for bit, whatever happened on the way.
@@ -26,6 +27,7 @@ RESULTS = (
     "data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv", "folds/weights/0.safetensors",
     "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
     "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
+    "folds/signals.csv",
     "folds/scores.csv", "folds/cv.json", "submissions/probabilities.npz", "submissions/submission.csv",
     "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
@@ -88,7 +90,7 @@ def write_params(folder: Path, content: dict[str, Any]) -> None:
 
 def clear_results(folder: Path) -> None:
     """Remove all that a run made, DVC's cache and records too, so that the next one starts anew."""
-    made = [path for path in (folder / "folds").glob("*") if path.name != "unseen.csv"]  # which no run makes
+    made = [path for path in (folder / "folds").glob("*") if path.name not in ("unseen.csv", "known.csv")]
     names = ("data/prepared", "submissions", ".resume", ".dvc/cache", ".dvc/tmp", "dvc.lock")
     for path in [*made, *(folder / name for name in names)]:
         if path.is_dir():

@@ -13,7 +13,7 @@ from pipeline.unet.runtime import Runtime
 from pipeline.unet.size import SizeReader, bound_zoom
 
 PARAMS = SizeParams(
-    object_diameter_px=16.0, window_px=160, octaves=1.0, looks=2, steps=1, min_zoom=0.25, max_zoom=4.0
+    object_diameter_px=16.0, window_px=160, images=9, octaves=1.0, looks=2, steps=1, min_zoom=0.25, max_zoom=4.0
 )  # fmt: skip
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=False)
 

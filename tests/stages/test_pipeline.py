@@ -29,7 +29,7 @@ from tests.tiny import tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
-KNOWN = ROOT / "pipeline" / "studies" / "results" / "expected.csv"
+KNOWN = ROOT / "folds" / "known.csv"
 
 
 @pytest.fixture(scope="module")

@@ -224,8 +224,8 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     assert rows["ap"].between(0, 1).all()
     assert rows["device"].tolist() == ["cpu"]
     # What the score to expect is learnt from: the same images of that cluster, and more of them.
-    for name, value in {"TABLE": tmp_path / "table.csv", "CASES": tmp_path / "expected.csv"}.items():
-        monkeypatch.setattr(expected, name, value)
+    monkeypatch.setattr(expected, "TABLE", tmp_path / "table.csv")
+    unseen_out, arguments.out = arguments.out, tmp_path / "expected.csv"
     monkeypatch.setattr(expected, "compose", lambda _name, _changes=(): tiny_params())
     arguments.clusters = None
     expected.run(arguments)
@@ -241,7 +241,7 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
         expected.run(arguments)
         (tmp_path / "expected.csv").unlink()
         expected.run(arguments)
-    arguments.clusters = ["a"]
+    arguments.clusters, arguments.out = ["a"], unseen_out
     kept = (tmp_path / "rows.csv").read_bytes()
     monkeypatch.setattr(unseen, "score_case", None)
     unseen.run(arguments)

@@ -20,7 +20,7 @@ from pipeline.unet.size import (
 
 OBJECT_PX = 14.0
 PARAMS = SizeParams(
-    object_diameter_px=OBJECT_PX, window_px=96, octaves=1.5, looks=7, steps=2, min_zoom=0.2, max_zoom=4.0,
+    object_diameter_px=OBJECT_PX, window_px=96, images=9, octaves=1.5, looks=7, steps=2, min_zoom=0.2, max_zoom=4.0,
 )  # fmt: skip
 CPU = Runtime(torch.device("cpu"), "fp32", channels_last=True)
 
