@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
             again = score_case(probed, params, arguments.scratch)
             images.append(again[~again["is_seen"]])
         rated = pd.concat(images).dropna(subset=SIGNALS)  # large images have no signals
-        kept = pd.concat([kept, rated.assign(cluster=cluster)])
+        kept = pd.concat([kept, rated[["image_id", "is_seen", "ap", *SIGNALS]].assign(cluster=cluster)])
         keep_table(arguments.out, kept)
     if kept["cluster"].nunique() > _FEWEST:
         print(judge(kept).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
