@@ -23,6 +23,7 @@ from pipeline.experiments.statistics import LEVEL
 SIGNALS = ("worth", "worth_spread", "agreement", "least_agreement", "image_doubt")
 _PENALTIES = np.logspace(-2, 4, 13)  # of the ridge, chosen by cross-validation over acquisitions
 _FOLDS = 5
+FEWEST = 3  # known acquisitions that a calibration is fitted on
 
 
 class Expected(NamedTuple):
@@ -51,12 +52,14 @@ class Calibration:
         line: the fit.
         image_std: how far images lie from it, within an acquisition.
         acquisition_std: how far acquisitions do.
+        acquisitions: how many this was measured on; all that the fit is off by itself, their images share.
         quantile: how many standard deviations on each side hold 95 %.
     """
 
     line: _Line
     image_std: float
     acquisition_std: float
+    acquisitions: int
     quantile: float
 
     def score_images(self, signals: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +69,7 @@ class Calibration:
             signals: image_id, and a column for each of SIGNALS.
         """
         expected = self.line.score(signals)
-        half_width = self.quantile * float(np.hypot(self.acquisition_std, self.image_std))
+        half_width = self.quantile * float(np.sqrt(self._acquisition_variance(1.0) + self.image_std**2))
         bounds = {"low": (expected - half_width).clip(0), "high": (expected + half_width).clip(max=1)}
         return pd.DataFrame({"image_id": signals["image_id"].to_numpy(), "expected": expected, **bounds})
 
@@ -74,19 +77,24 @@ class Calibration:
         """Return the mean score to expect of some images, at least one; `acquisitions` says which each one is of."""
         mean = float(self.line.score(signals).mean())
         shares = acquisitions.value_counts(normalize=True).to_numpy()
-        variance = self.acquisition_std**2 * float((shares**2).sum()) + self.image_std**2 / len(signals)
+        variance = self._acquisition_variance(float((shares**2).sum())) + self.image_std**2 / len(signals)
         half_width = self.quantile * float(np.sqrt(variance))
         return Expected(mean, max(0.0, mean - half_width), min(1.0, mean + half_width))
+
+    def _acquisition_variance(self, share: float) -> float:
+        """Return what acquisitions add whose squared shares of the images sum to `share`, and what the fit does."""
+        return self.acquisition_std**2 * (share + 1 / self.acquisitions)
 
 
 def fit_calibration(known: pd.DataFrame, own: pd.DataFrame) -> Calibration:
     """Fit scores to signals by ridge regression; each acquisition has the same say, whatever its number of images.
 
-    How far off the fit is, is measured on each known acquisition by a fit to the other known ones.
+    How far off the fit is, is measured on each known acquisition by a fit to the other known ones, with the penalty
+    that suits all of them.
 
     Args:
         known: images whose likes the networks had not seen: ap, the columns SIGNALS, acquisition, of which there are
-            three at least, and case: what of an acquisition is alike, such as its blurred images.
+            FEWEST at least, and case: what of an acquisition is alike, such as its blurred images.
         own: images of a run's cross-validation: ap, the columns SIGNALS, acquisition.
     """
     parts, penalty = [], _choose_penalty(known)
@@ -103,7 +111,7 @@ def fit_calibration(known: pd.DataFrame, own: pd.DataFrame) -> Calibration:
     quantile = float(student_t.ppf((1 + LEVEL) / 2, len(shared) - 1))
     together = pd.concat([known, own], ignore_index=True)
     line = _fit(together, _choose_penalty(together))
-    return Calibration(line, image_variance**0.5, acquisition_variance**0.5, quantile)
+    return Calibration(line, image_variance**0.5, acquisition_variance**0.5, len(shared), quantile)
 
 
 def _choose_penalty(images: pd.DataFrame) -> float:
@@ -140,7 +148,7 @@ def judge_calibration(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
     """Return what is expected of each case by what the other acquisitions taught, and its network's seen images.
 
     Args:
-        known: as of `fit_calibration`, four acquisitions at least.
+        known: as of `fit_calibration`, one acquisition more.
         seen: images whose likes a network had seen, as a run has those of its cross-validation: as `own` there, and
             left_out: the acquisition that this network had not seen.
 
@@ -150,11 +158,11 @@ def judge_calibration(known: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     truth, seen_ap = known.groupby(["acquisition", "case"])["ap"].mean(), seen.groupby("left_out")["ap"].mean()
-    lost = truth.index.get_level_values("acquisition").map(seen_ap).to_numpy() - truth
+    lost = (truth.index.get_level_values("acquisition").map(seen_ap).to_numpy() - truth).groupby("acquisition").mean()
     for acquisition, left_out in known.groupby("acquisition"):
         others = known[known["acquisition"] != acquisition]
         calibration = fit_calibration(others, seen[seen["left_out"] == acquisition])
-        drop = float(lost.drop(acquisition, level="acquisition").mean())
+        drop = float(lost.drop(acquisition).mean())
         for case, images in left_out.groupby("case"):
             expected = calibration.expect(images, images["acquisition"])
             row = {"case": case, "acquisition": acquisition, "images": len(images), "ap": images["ap"].mean()}

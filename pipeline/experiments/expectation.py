@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from pipeline.errors import InputError, shorten
-from pipeline.experiments.calibration import SIGNALS, fit_calibration, list_cases
+from pipeline.experiments.calibration import FEWEST, SIGNALS, fit_calibration, list_cases
 from pipeline.experiments.statistics import LEVEL, bootstrap_interval
 from pipeline.params import EvaluateParams
 from pipeline.tables import read_csv_table
@@ -45,9 +45,10 @@ def expect_leaderboard(
     """Return what the test images will score, by a fit to the run's own images and to known ones.
 
     Images without signals, as large ones, count as the mean of the others, and the interval is of those alone. Where no
-    image has any, the cross-validation's score is expected; its interval covers how well that is known and what chance
-    does to the mean of so few images, and nothing of images unlike those of training. No interval covers that the
-    second-level model learnt from single networks and rates the mean of several.
+    image has any, or known images are of too few acquisitions, the cross-validation's score is expected; its interval
+    covers how well that is known and what chance does to the mean of so few images, and nothing of images unlike those
+    of training. No interval covers that the second level was fitted on the masks of single networks and rates those of
+    the mean of several.
 
     Args:
         test: image_id, image_type, height, width, and the columns SIGNALS, NaN where an image has none.
@@ -57,11 +58,11 @@ def expect_leaderboard(
     """
     rated, learnt = test.dropna(subset=SIGNALS), own.dropna(subset=SIGNALS)
     images = test[["image_id"]].reset_index(drop=True)
-    if rated.empty or learnt.empty:
+    cases = list_cases(known[~known["image_id"].str.rpartition("/")[2].isin(test["image_id"])])
+    if rated.empty or learnt.empty or cases["acquisition"].nunique() < FEWEST:
         unknown = images.assign(**dict.fromkeys(_NUMBERS, np.nan))
         return Expectation(*_expect_plain(own, len(test), params), unknown)
-    is_test = known["image_id"].str.rpartition("/")[2].isin(test["image_id"])
-    calibration = fit_calibration(list_cases(known[~is_test]), learnt.assign(acquisition=name_acquisitions(learnt)))
+    calibration = fit_calibration(cases, learnt.assign(acquisition=name_acquisitions(learnt)))
     mean = calibration.expect(rated, name_acquisitions(rated))
     return Expectation(*mean, images.merge(calibration.score_images(rated), on="image_id", how="left"))
 

@@ -7,8 +7,8 @@ folds/known.csv, from which runs learn what score to expect, gets a row for each
 there without its truth. Clusters that have rows are passed over: without the file, all are scored. At the end it prints
 how well the score of each cluster is foretold by the others, and how well by a constant drop.
 
-Networks are trained by the schedule of train=cpu, whose scores are foretold by what they teach, for 24 epochs: 16
-minutes each on two cores. `--length short` does without.
+Networks are trained for 24 epochs, as those of a run are for 30 by train=cpu: 16 minutes each on two cores. `--length
+short` takes the yardstick's 300 steps, and a file of its own.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.errors import one_line_errors
-from pipeline.experiments.calibration import SIGNALS, judge_calibration, list_cases
+from pipeline.errors import InputError, one_line_errors
+from pipeline.experiments.calibration import FEWEST, SIGNALS, judge_calibration, list_cases
 from pipeline.studies.acquisitions import TABLE
 from pipeline.studies.left_out import make_case, probe_case
 from pipeline.studies.scoring import score_case
@@ -25,7 +25,7 @@ from pipeline.studies.study import compose, keep_table, load_data, make_parser
 from pipeline.studies.unseen import LENGTHS
 
 KNOWN = Path("folds/known.csv")
-_FEWEST = 3  # acquisitions that a calibration is fitted on; it is judged by leaving one more out
+_COLUMNS = ["cluster", "image_id", "is_seen", "ap", *SIGNALS]
 
 
 def main() -> None:
@@ -40,17 +40,15 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score the clusters that have no rows yet."""
+    if arguments.length == "short" and arguments.out == KNOWN:
+        raise InputError(f"--length short: name another --out; runs learn from {KNOWN}, whose networks trained longer")
     params = compose("unseen", [*LENGTHS[arguments.length], f"runtime.threads={arguments.threads}"])
     folded = load_data(arguments.data, arguments.scratch, params)
     table = pd.read_csv(TABLE, keep_default_na=False)
     types = dict(zip(folded.images["image_id"], folded.images["image_type"], strict=True))
-    kept = (
-        pd.read_csv(arguments.out, dtype={"image_id": str})
-        if arguments.out.is_file()
-        else pd.DataFrame({"cluster": []})
-    )
+    done = {cluster for table in _read(arguments.out) for cluster in table["cluster"]}
     clusters = arguments.clusters or sorted(set(table["cluster"]))
-    for cluster in [name for name in clusters if name not in set(kept["cluster"])]:
+    for cluster in [name for name in clusters if name not in done]:
         case = make_case(folded, table, cluster, params)
         probed = probe_case(case, types)
         images = [score_case(case, params, arguments.scratch)]
@@ -60,10 +58,16 @@ def run(arguments: argparse.Namespace) -> None:
             again = score_case(probed, params, arguments.scratch)
             images.append(again[~again["is_seen"]])
         rated = pd.concat(images).dropna(subset=SIGNALS)  # large images have no signals
-        kept = pd.concat([kept, rated[["image_id", "is_seen", "ap", *SIGNALS]].assign(cluster=cluster)])
-        keep_table(arguments.out, kept)
-    if kept["cluster"].nunique() > _FEWEST:
+        # Another call may have written since.
+        keep_table(arguments.out, pd.concat([*_read(arguments.out), rated.assign(cluster=cluster)[_COLUMNS]]))
+    kept = pd.concat(_read(arguments.out))
+    if kept["cluster"].nunique() > FEWEST:  # it is judged by leaving one more out
         print(judge(kept).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def _read(path: Path) -> list[pd.DataFrame]:
+    """Return the rows that there are: one table, or none."""
+    return [pd.read_csv(path, dtype={"image_id": str})] if path.is_file() else []
 
 
 def judge(images: pd.DataFrame) -> pd.DataFrame:

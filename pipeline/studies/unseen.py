@@ -9,8 +9,8 @@ AP of their images; `seen_map` is that of the seen images, each half of which is
 
 A row goes to results/unseen.csv as soon as a cluster is done; rows that are there are not measured again. At the end
 all settings are compared with one (`--against`) on the clusters that both have: the mean difference, and its 95 %
-interval by a bootstrap over clusters. `--length full` trains by the schedule of train=cpu, for 24 epochs: how far the
-short rows can be trusted.
+interval by a bootstrap over clusters. `--length full` trains for 24 epochs, as train=cpu does for 30: how far the short
+rows can be trusted.
 """
 
 import argparse

@@ -39,20 +39,21 @@ NONE = make_seen(0)
 
 
 def test_a_score_by_hand_and_within_its_bounds() -> None:
-    calibration = Calibration(_Line(WEIGHTS, 0.1), image_std=0.1, acquisition_std=0.05, quantile=2.0)
+    calibration = Calibration(_Line(WEIGHTS, 0.1), image_std=0.1, acquisition_std=0.05, acquisitions=4, quantile=2.0)
     signals = pd.DataFrame([[0.5, 0, 0.5, 0, 0], [1, 9, 1, 9, 9], [-1, 0, 0, 0, 0]], columns=SIGNALS)
     images = calibration.score_images(signals.assign(image_id=["a", "b", "c"]))
     assert images["image_id"].tolist() == ["a", "b", "c"]
     assert images["expected"].tolist() == pytest.approx([0.6, 1, 0])
-    reach = 2 * np.hypot(0.1, 0.05)
+    reach = 2 * np.sqrt(0.1**2 + 0.05**2 * (1 + 1 / 4))
     assert images["low"].tolist() == pytest.approx([0.6 - reach, 1 - reach, 0])
     assert images["high"].tolist() == pytest.approx([0.6 + reach, 1, reach])
-    # Two acquisitions of one image each, and one of both: of 0.05 ** 2 a half and the whole, and of 0.1 ** 2 a half.
+    # Two acquisitions of one image each, and one of both: of 0.05 ** 2 a half and the whole, and a quarter that the fit
+    # is off by; of 0.1 ** 2 a half.
     two = calibration.expect(signals[:2], pd.Series(["a", "b"]))
     assert two.mean == pytest.approx(0.8)
-    assert two.mean - two.low == pytest.approx(2 * np.sqrt(0.05**2 / 2 + 0.1**2 / 2))
+    assert two.mean - two.low == pytest.approx(2 * np.sqrt(0.05**2 * (1 / 2 + 1 / 4) + 0.1**2 / 2))
     one = calibration.expect(signals[:2], pd.Series(["a", "a"]))
-    assert one.mean - one.low == pytest.approx(2 * np.sqrt(0.05**2 + 0.1**2 / 2))
+    assert one.mean - one.low == pytest.approx(2 * np.sqrt(0.05**2 * (1 + 1 / 4) + 0.1**2 / 2))
     assert calibration.expect(signals[1:2], pd.Series(["a"])).high == 1
 
 
