@@ -46,7 +46,7 @@ def test_the_full_run_is_what_the_yardstick_measures(full_key: str) -> None:
         ["data=stage2"],
         ["train.epochs=48", "train.steps_per_epoch=10"],
         ["train.tile_px=320", "train.crop_px=256", "train.start_crop_px=128", "train.ema_decay=0.99"],
-        ["select.trees=300"],
+        ["select.trees=300", "size.images=50"],
         ["folds.ids=[0,1,2]", "runtime.threads=1", "evaluate.bootstrap=10", "housekeeping.workers=1"],
     ],
 )
@@ -85,7 +85,8 @@ def test_the_schedule_is_what_the_yardstick_sets() -> None:
     content = yaml.safe_load((CONF / "study" / "unseen.yaml").read_text())
     assert {*content["train"], "epochs"} == set(SCHEDULE)
     assert set(content["select"]) == {"trees"}
-    assert set(content) == {"defaults", "data", "train", "select", "housekeeping"}
+    assert set(content["size"]) == {"images"}
+    assert set(content) == {"defaults", "data", "train", "size", "select", "housekeeping"}
 
 
 def test_rows_of_several_settings_lie_side_by_side(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.experiments.calibration import SIGNALS
+from pipeline.experiments.expectation import read_known
 from pipeline.folds.table import FoldedSplit
 from pipeline.studies import acquisitions, expected, left_out, measured, scoring, unseen
 from pipeline.studies.left_out import make_case, make_probes
@@ -241,6 +242,10 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
         expected.run(arguments)
         (tmp_path / "expected.csv").unlink()
         expected.run(arguments)
+    # Runs learn from the committed file; it is of longer trainings.
+    arguments.out = expected.KNOWN
+    with pytest.raises(InputError, match="--length short: name another --out"):
+        expected.run(arguments)
     arguments.clusters, arguments.out = ["a"], unseen_out
     kept = (tmp_path / "rows.csv").read_bytes()
     monkeypatch.setattr(unseen, "score_case", None)
@@ -250,3 +255,11 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     arguments.changes = ["augment=weak"]
     with pytest.raises(InputError, match="--setting default was measured with -S nothing; give these changes another"):
         unseen.run(arguments)
+
+
+def test_the_committed_cases_foretell_one_another_better_than_a_constant_does() -> None:
+    judged = expected.judge(read_known(Path(__file__).resolve().parents[2] / expected.KNOWN))
+    assert len(judged) >= 30
+    error = (judged["ap"] - judged["expected"]).abs().mean()
+    assert error < (judged["ap"] - judged["constant"]).abs().mean() * 2 / 3
+    assert judged["ap"].between(judged["low"], judged["high"]).mean() >= 0.9
