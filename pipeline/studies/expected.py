@@ -1,8 +1,8 @@
 """What the score to expect is learnt from: images of known truth, found by networks that lack their like.
 
 `python -m pipeline.studies.expected` goes through the clusters of the yardstick, `pipeline.studies.unseen`, which
-trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and eight
-of the left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
+trains its networks. Of each it scores the images that were left out, those that were kept back as seen ones, and up to
+eight left-out ones once more, blurred, dimmed, rescaled, crowded or recoloured (brightfield has no such probe).
 folds/known.csv, from which runs learn what score to expect, gets a row for each image: its AP, and the signals that are
 there without its truth. Clusters that have rows are passed over: without the file, all are scored. At the end it prints
 how well the score of each cluster is foretold by the others, and how well by a constant drop.
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     folded = load_data(arguments.data, arguments.scratch, params)
     table = pd.read_csv(TABLE, keep_default_na=False)
     types = dict(zip(folded.images["image_id"], folded.images["image_type"], strict=True))
-    done = {cluster for table in _read(arguments.out) for cluster in table["cluster"]}
+    done = {cluster for rows in _read(arguments.out) for cluster in rows["cluster"]}
     clusters = arguments.clusters or sorted(set(table["cluster"]))
     for cluster in [name for name in clusters if name not in done]:
         case = make_case(folded, table, cluster, params)
@@ -75,7 +75,7 @@ def judge(images: pd.DataFrame) -> pd.DataFrame:
     seen = images[images["is_seen"]]
     of_cluster = pd.read_csv(TABLE, keep_default_na=False).set_index("image_id")["cluster"]
     names = "seen " + seen["image_id"].map(of_cluster)
-    return judge_calibration(list_cases(images), seen.assign(left_out=seen["cluster"], acquisition=names, case=names))
+    return judge_calibration(list_cases(images), seen.assign(left_out=seen["cluster"], acquisition=names))
 
 
 if __name__ == "__main__":
