@@ -27,7 +27,7 @@ from pipeline.params import Recipe
 from pipeline.unet.runtime import start_runtime
 
 GAP_PX = 4
-TRUE_RGB = (60, 220, 80)  # on black, on pink and on violet
+TRUE_RGB = (60, 220, 80)  # neither grey nor a colour of stains
 _GAP_RGB = (128, 128, 128)  # neither a dark tile's background nor a light one's
 _MOST_TILES = 256
 _MOST_SEED = 2**31 - 1  # as params.yaml has it

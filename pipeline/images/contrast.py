@@ -3,6 +3,10 @@
 In: an image of any real type. Out: the same image in uint8, its range stretched linearly, all channels alike, so that
 colours keep their hue. Fluorescence images of the competition end at 15 of 255 as often as at 255.
 
+Of a light image, as stained tissue is, the network sees how much light it absorbs: the optical density of its red
+channel, stretched in the same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them:
+the stains of nuclei, as haematoxylin, absorb red, and eosin, the usual one of all else, lets it through.
+
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
 nuclei that there are. Where there is nothing else, noise would be stretched: so the range is at least a number of times
@@ -11,12 +15,13 @@ multiplied by, and whatever is added to them, the levels are the same.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.images.image_type import is_light
 from pipeline.params import ContrastParams
 
 # The name of an image; (H, W, 3) uint8 RGB.
@@ -36,6 +41,9 @@ _STRIP_VALUES = 2**20  # at a time: floats of a whole image would be many times 
 # Halves are rounded up, and with them what 32 bits of a float cannot tell from a half.
 _HALF = 0.5 + 2**-10
 _HALF_NOISE = 3  # levels by which the noise of rounded values may move the range
+_LEVELS = np.arange(256)
+# The optical density of each level, -log of the share of light; what is denser than 2 lets an eighth through.
+_DENSITIES = np.minimum(-np.log(np.maximum(_LEVELS, 1) / 255), 2).astype(np.float32)
 # An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
 _DIM = 160
 
@@ -56,27 +64,46 @@ def to_levels(image: NDArray[Any]) -> NDArray[np.uint8]:
     return levels
 
 
-def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> NDArray[np.uint8]:
-    """Return the look-up table (256,) uint8 that stretches an image (H, W, 3) uint8: the identity if not asked for."""
-    levels = np.arange(256)
-    if not params.stretch:
-        return levels.astype(np.uint8)
-    low, span = find_range(image)
-    # What `to_levels` made is not rounded a second time.
-    is_stretched = low == 0 and abs(span - 255) < _HALF_NOISE
-    return levels.astype(np.uint8) if is_stretched else _level(levels, low, span)
+class Contrast(NamedTuple):
+    """How an image (H, W, 3) uint8 becomes what the network sees.
+
+    Attributes:
+        levels: (256,) uint8, in which each value is looked up.
+        is_light: values are those of the red channel, for all three.
+    """
+
+    levels: NDArray[np.uint8]
+    is_light: bool
 
 
-def find_range(image: NDArray[Any]) -> tuple[float, float]:
+def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
+    """Return what stretches an image (H, W, 3) uint8; where neither density nor a stretch is asked for, what keeps it.
+
+    Without a stretch, densities of 0 .. 2 become 0 .. 255.
+    """
+    light = params.density and is_light(image)
+    values = _DENSITIES if light else _LEVELS
+    low, span = 0.0, float(values.max())
+    if params.stretch:
+        low, span = find_range(image[..., :1], values) if light else find_range(image)
+        # What `to_levels` made is not rounded a second time.
+        if not light and low == 0 and abs(span - 255) < _HALF_NOISE:
+            span = 255.0
+    return Contrast(_level(values, low, span), light)
+
+
+def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) -> tuple[float, float]:
     """Return the value of an image that becomes 0, and how far above it, more than 0, is the one that becomes 255.
 
     Args:
         image: (H, W, C) uint8, uint16 or float32, C of 1 or 3.
+        meaning: (256,) of an image of uint8, the value that each level stands for, falling or rising; else itself.
     """
     cut = min(int(_CUT_SHARE * image.size), _CUT_PX * image.shape[2])
     darkest, brightest, values, deviations = [], [], [], []
     thin = 1 if image.size < _STRIP_VALUES else 4  # each so manyth pixel has all values that there are many of
-    for strip in _smooth(image):
+    for smooth in _smooth(image):
+        strip = smooth if meaning is None else meaning[smooth]
         lowest, highest = _find_ends(strip, cut)
         darkest.append(lowest)
         brightest.append(highest)
@@ -90,15 +117,17 @@ def find_range(image: NDArray[Any]) -> tuple[float, float]:
     return low, max(high - low, _NOISE_SPAN * noise, 0.0 if is_wide else _STEP_SPAN * step)
 
 
-def apply_contrast(image: NDArray[np.uint8], table: NDArray[np.uint8], in_place: bool = False) -> NDArray[np.uint8]:
-    """Return image (H, W, 3) uint8 with every level looked up in `table` (256,) uint8.
+def apply_contrast(image: NDArray[np.uint8], contrast: Contrast, in_place: bool = False) -> NDArray[np.uint8]:
+    """Return image (H, W, 3) uint8 as the network sees it.
 
     With `in_place` that is `image` itself, overwritten, which then must be contiguous.
     """
-    if in_place:
-        cv2.LUT(image, table, dst=image)
-        return image
-    return np.asarray(cv2.LUT(np.ascontiguousarray(image), table), np.uint8)
+    seen = image if in_place else np.empty(image.shape, np.uint8)
+    for rows in split_rows(image):
+        values = np.ascontiguousarray(image[rows, :, 0] if contrast.is_light else image[rows])
+        levels = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
+        seen[rows] = levels[..., None] if contrast.is_light else levels
+    return seen
 
 
 def stretch_images(images: Iterable[Named], params: ContrastParams) -> Iterator[Named]:
@@ -117,7 +146,7 @@ def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
         return image, False
     gain = 255 / max(brightest, 1.0)
     levels = np.minimum(np.arange(256, dtype=np.float32) * np.float32(gain), 255).astype(np.uint8)
-    return apply_contrast(image, levels), True
+    return apply_contrast(image, Contrast(levels, is_light=False)), True
 
 
 def split_rows(image: NDArray[Any]) -> Iterator[slice]:

@@ -20,7 +20,7 @@ from pipeline.options import bind_options
 from pipeline.params import AugmentParams, Natural, NotNegative, Share
 
 # What albumentations lacks and the strong group has: its policy goes without, silently.
-WITHOUT_COUNTERPART = frozenset({"color_matrix", "synthetic_stain", "density"})
+WITHOUT_COUNTERPART = frozenset({"color_matrix"})
 # Which of CPU_EFFECTS is left out for grey tiles: separating stains needs colours.
 _NEEDS_COLOUR = frozenset({"stain"})
 _MIRRORED = {"border_mode": cv2.BORDER_REFLECT, "mask_interpolation": cv2.INTER_NEAREST}

@@ -19,11 +19,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.images.draw import DARKEST, LUMINANCE, Draw, fill
-from pipeline.images.stains import density, synthetic_stain
 from pipeline.params import Natural, NotNegative, Share
 
 Kind = Literal["warp", "displacement", "colours", "pixels"]
+
+# Weights of red, green and blue in luminance: ITU-R BT.601.
+_LUMINANCE = (0.299, 0.587, 0.114)
+# The smallest step of 8 bits, halved: 0 ** gamma has no finite gradient.
+_DARKEST = 1 / 510
+
+
+class Draw(NamedTuple):
+    """The source of randomness of one batch: its size, its device, and the generator there."""
+
+    batch: int
+    device: torch.device
+    generator: torch.Generator | None
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, uniform in [low, high)."""
+        values = torch.rand(self.batch, *shape, device=self.device, generator=self.generator)
+        return low + (high - low) * values
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return (B, *shape) float32, standard normal."""
+        return torch.randn(self.batch, *shape, device=self.device, generator=self.generator)
+
+    def sign(self) -> Tensor:
+        """Return (B,) float32, 1 or -1, equally likely."""
+        return self.chance(0.5) * 2 - 1
+
+    def chance(self, probability: float) -> Tensor:
+        """Return (B,) float32, 1 with the given probability, else 0."""
+        return (self.uniform(0, 1) < probability).float()
 
 
 class Warp(NamedTuple):
@@ -97,7 +125,8 @@ def channel_shuffle(draw: Draw, colours: Tensor, *, probability: Share) -> Tenso
 
 def to_gray(draw: Draw, colours: Tensor, *, probability: Share) -> Tensor:
     """Put the luminance into all channels."""
-    grey = fill(LUMINANCE, draw.device).expand(3, 3)
+    # Filled on the device: to send them there would wait for it.
+    grey = torch.cat([torch.full((1,), weight, device=draw.device) for weight in _LUMINANCE]).expand(3, 3)
     return _mix(grey, draw.chance(probability)) @ colours
 
 
@@ -126,7 +155,7 @@ def inversion(draw: Draw, colours: Tensor, *, probability: Share) -> Tensor:
 def gamma(draw: Draw, images: Tensor, *, octaves: NotNegative) -> Tensor:
     """Raise images (B, 3, H, W) in [0, 1] to a power of up to `octaves` doublings either way."""
     power = torch.exp2(draw.uniform(-1, 1) * octaves)[:, None, None, None]
-    return images.clamp_min_(DARKEST).log2_().mul_(power).exp2_()  # on a CPU faster than pow_
+    return images.clamp_min_(_DARKEST).log2_().mul_(power).exp2_()  # on a CPU faster than pow_
 
 
 def blur(draw: Draw, images: Tensor, *, probability: Share, sigma_px: NotNegative) -> Tensor:
@@ -190,8 +219,6 @@ EFFECTS = {
     "contrast": Effect("colours", contrast),
     "brightness": Effect("colours", brightness),
     "inversion": Effect("colours", inversion),
-    "synthetic_stain": Effect("pixels", synthetic_stain),
-    "density": Effect("pixels", density),
     "gamma": Effect("pixels", gamma),
     "blur": Effect("pixels", blur),
     "noise": Effect("pixels", noise),

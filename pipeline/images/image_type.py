@@ -4,6 +4,8 @@ In: a uint8 RGB image. Out: one of `IMAGE_TYPES`. The limits below were read off
 stage1_train, in gaps that are several times wider than the spread beside them; no label was used.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,8 @@ IMAGE_TYPES = ("fluorescence", "brightfield", "purple_on_white", "purple_on_purp
 _COLOUR_CHROMA = 4.0
 # The median of mean(R, G, B) is at most 52 in dark images and at least 131 in light ones.
 _LIGHT_MEDIAN = 95.0
+# Values of an image that its type is found from, at least.
+_LOOKED_AT = 2**17
 # The mean chroma of the brightest fifth, the background of a light image: at most 16 on white, at least 37 on purple.
 _PURPLE_BACKGROUND_CHROMA = 26.0
 
@@ -26,16 +30,35 @@ def classify_image_type(image: NDArray[np.uint8]) -> str:
     - purple_on_purple: stained tissue whose background is stained too
     - colour_on_dark: colours on a dark background
     """
-    # Every other pixel each way says the same in a quarter of the time; a thin image is taken whole.
-    step = 2 if min(image.shape[:2]) >= 64 else 1
-    # Channel by channel: numpy reduces a last axis of three slowly.
-    red, green, blue = np.moveaxis(image[::step, ::step], 2, 0).astype(np.int16).reshape(3, -1)
-    chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    luminance = (red + green + blue) / 3
-    light = float(np.median(luminance)) >= _LIGHT_MEDIAN
+    luminance, chroma = _measure_colours(image)
+    light = _is_light(luminance, chroma)
     if float(chroma.mean()) < _COLOUR_CHROMA:
         return "brightfield" if light else "fluorescence"
     if not light:
         return "colour_on_dark"
     background = chroma[luminance >= np.percentile(luminance, 80)]
     return "purple_on_purple" if float(background.mean()) >= _PURPLE_BACKGROUND_CHROMA else "purple_on_white"
+
+
+def is_light(image: NDArray[np.uint8]) -> bool:
+    """Say whether an image (H, W, 3) uint8 RGB is of light that came through, and not of things that glow."""
+    return _is_light(*_measure_colours(image))
+
+
+def _is_light(luminance: NDArray[np.floating], chroma: NDArray[np.integer]) -> bool:
+    """Say so by the median, and where an image is grey by its rare values, which are the dark ones of a light image.
+
+    Grey images may have been stretched, which makes the middle of crowded fluorescence as bright.
+    """
+    if float(np.median(luminance)) < _LIGHT_MEDIAN:
+        return False
+    return float(chroma.mean()) >= _COLOUR_CHROMA or float(((luminance - luminance.mean()) ** 3).mean()) <= 0
+
+
+def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+    """Return mean(R, G, B) and max(R, G, B) - min(R, G, B) of pixels evenly over an image, each (n,)."""
+    # A part of the pixels says the same in a part of the time; a thin image is taken whole.
+    step = max(1, math.isqrt(image.size // _LOOKED_AT)) if min(image.shape[:2]) >= 64 else 1
+    # Channel by channel: numpy reduces a last axis of three slowly.
+    red, green, blue = np.moveaxis(image[::step, ::step], 2, 0).astype(np.int16).reshape(3, -1)
+    return (red + green + blue) / 3, np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)

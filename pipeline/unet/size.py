@@ -112,8 +112,8 @@ def fit_reader(
 ) -> SizeReader:
     """Fit a reader by ridge regression, on a grid of zooms of each image around the one that the U-Net was trained at.
 
-    Each look is taken twice, the second time in other colours: fitted on images as they are alone, a reader is off by
-    an octave on stains that it has not seen.
+    Each look is taken twice, the second time in other colours: fitted on images as they are alone, a reader is further
+    off on images unlike them.
 
     Args:
         model: in `eval` mode, on the device of `runtime`.

@@ -26,7 +26,7 @@ PARAMS = tiny_params(
 SIDE = PARAMS.train.crop_px
 NONE = AugmentParams(backend=None, effects={})
 WEAK = AugmentParams(backend="device", effects={"flips": {}, "gamma": {"octaves": 0.5}, "noise": {"std": 0.05}})
-STAINED = AugmentParams(backend="device", effects={"synthetic_stain": {"probability": 1.0}})
+COLOURED = AugmentParams(backend="device", effects={"color_matrix": {"std": 0.5}})
 
 
 def recipe(augment=NONE):
@@ -150,14 +150,14 @@ def test_there_are_as_many_tiles_as_asked_for_and_more_leave_the_first_as_they_a
         np.testing.assert_array_equal(tile, longer)
 
 
-def test_stained_fluorescence_has_colours(split):
+def test_a_recoloured_tile_has_colours(split):
     def colour(augment):
         """Return how far the channels lie apart, in the mean over all that is no outline."""
         tiles = np.concatenate(tiles_of(draw_sheet(split, recipe(augment), 4, 0), 2))
         return np.ptp(tiles[~on_outline(tiles)].astype(int), axis=1).mean()
 
     assert colour(NONE) == 0
-    assert colour(STAINED) > 10
+    assert colour(COLOURED) > 10
 
 
 @pytest.mark.parametrize(("count", "seed", "words"), [(0, 0, "--tiles is 0"), (257, 0, "1 to 256"), (1, -1, "is -1")])

@@ -50,8 +50,6 @@ STRONG = {
     "contrast": {"octaves": 0.8},
     "brightness": {"shift": 0.3},
     "inversion": {"probability": 0.5},
-    "synthetic_stain": {"probability": 0.5},
-    "density": {"probability": 0.5, "mixing": 0.15, "octaves": 0.6},
     "gamma": {"octaves": 0.8},
     "blur": {"probability": 0.5, "sigma_px": 1.5},
     "noise": {"std": 0.1},

@@ -1,4 +1,7 @@
-"""The stretch, by hand: ends go to 0 and 255, noise stays dark, channels are alike, and so are numbers of any range."""
+"""The stretch, by hand: ends go to 0 and 255, noise stays dark, channels are alike, and so are numbers of any range.
+
+Of light images the optical density of red is stretched: the darker an image, the brighter it is seen.
+"""
 
 import cv2
 import numpy as np
@@ -15,7 +18,8 @@ from pipeline.images.contrast import (
 from pipeline.images.splits import PreparedSplit
 from pipeline.params import ContrastParams
 
-STRETCH = ContrastParams(stretch=True)
+STRETCH = ContrastParams(stretch=True, density=False)
+DENSITY = ContrastParams(stretch=True, density=True)
 IDENTITY = np.arange(256)
 
 
@@ -24,8 +28,18 @@ def image_of(*levels):
     return np.repeat(np.array(levels, np.uint8), 3)[None, :, None].repeat(4, axis=0).repeat(3, axis=2)
 
 
-def see(image):
-    return apply_contrast(image, find_contrast(image, STRETCH))
+def see(image, params=STRETCH):
+    return apply_contrast(image, find_contrast(image, params))
+
+
+def draw_tissue(nuclei=(90, 60, 140), around=(230, 150, 200), side=96, noise=0):
+    """Return an image (H, W, 3) uint8 of nine nuclei of one colour on another, and where they are (H, W) bool."""
+    where = np.zeros((side, side), np.uint8)
+    for centre in np.ndindex(3, 3):
+        cv2.circle(where, [(2 * c + 1) * side // 6 for c in centre], side // 12, 1, -1)
+    image = np.where(where[..., None] > 0, np.array(nuclei), np.array(around))
+    image = image + np.random.default_rng(0).integers(-noise, noise + 1, (side, side, 1))
+    return image.clip(0, 255).astype(np.uint8), where > 0
 
 
 def draw_frame(side=512, places=((250, 300),), noise=15.0, level=2400.0, radius=8, seed=3):
@@ -39,15 +53,15 @@ def draw_frame(side=512, places=((250, 300),), noise=15.0, level=2400.0, radius=
 
 def test_the_range_of_the_image_becomes_the_whole_range():
     """(75 - 50) * 255 / 100 = 63.75 and (110 - 50) * 255 / 100 = 153; what lies outside is cut."""
-    table = find_contrast(image_of(50, 60, 150), STRETCH)
+    table = find_contrast(image_of(50, 60, 150), STRETCH).levels
     assert table.dtype == np.uint8
     assert table[[0, 50, 75, 110, 150, 255]].tolist() == [0, 0, 64, 153, 255, 255]
 
 
 def test_an_image_of_full_range_and_one_not_asked_for_are_kept():
     off = STRETCH.model_copy(update={"stretch": False})
-    assert np.array_equal(find_contrast(image_of(0, 255), STRETCH), IDENTITY)
-    assert np.array_equal(find_contrast(image_of(50, 60), off), IDENTITY)
+    assert np.array_equal(find_contrast(image_of(0, 255), STRETCH).levels, IDENTITY)
+    assert np.array_equal(find_contrast(image_of(50, 60), off).levels, IDENTITY)
 
 
 @pytest.mark.parametrize("level", [0, 9, 200])
@@ -67,7 +81,7 @@ def test_few_steps_are_stretched_as_if_they_were_eight():
 def test_hot_and_dead_pixels_do_not_count():
     image = np.linspace(50, 100, 100).astype(np.uint8)[:, None, None].repeat(100, axis=1).repeat(3, axis=2)
     image[0, 0], image[99, 99], image[20, 30], image[70, 5] = 0, 255, 255, 0
-    assert find_contrast(image, STRETCH)[[50, 75, 100]].tolist() == [0, 128, 255]
+    assert find_contrast(image, STRETCH).levels[[50, 75, 100]].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(("lit", "top"), [(9, 40), (11, 90)])
@@ -137,7 +151,7 @@ def test_strips_change_nothing(dtype, monkeypatch):
     monkeypatch.setattr("pipeline.images.contrast._STEP_SPAN", 0)  # is looked for in each so manyth pixel of a strip
     monkeypatch.setattr("pipeline.images.contrast._STRIP_VALUES", 170 * 3 * 16)
     assert np.array_equal(to_levels(image), whole)
-    assert np.array_equal(find_contrast(whole, STRETCH), expected)
+    assert np.array_equal(find_contrast(whole, STRETCH).levels, expected.levels)
 
 
 def test_all_channels_are_stretched_alike():
@@ -146,13 +160,64 @@ def test_all_channels_are_stretched_alike():
     assert stretched.tolist() == [[[0, 26, 102], [255, 0, 0]]]
 
 
-def test_in_place_is_the_same_and_no_copy():
-    image = np.random.default_rng(0).integers(30, 200, (40, 50, 3), dtype=np.uint8)
-    table = find_contrast(image, STRETCH)
-    expected = apply_contrast(image, table)
+@pytest.mark.parametrize("params", [STRETCH, DENSITY])
+@pytest.mark.parametrize("light", [False, True])
+def test_in_place_is_the_same_and_no_copy(params, light, monkeypatch):
+    monkeypatch.setattr("pipeline.images.contrast._STRIP_VALUES", 50 * 3 * 16)
+    image = draw_tissue(noise=20)[0] if light else np.random.default_rng(0).integers(0, 90, (40, 50, 3), np.uint8)
+    contrast = find_contrast(image, params)
+    assert contrast.is_light == (light and params.density)
+    expected = apply_contrast(image, contrast)
     assert expected is not image
-    assert apply_contrast(image, table, in_place=True) is image
+    assert apply_contrast(image, contrast, in_place=True) is image
     np.testing.assert_array_equal(image, expected)
+
+
+def test_densities_by_hand():
+    """Of red 255, 155 and 94 the densities are 0, 0.498 and 0.998: 0.498 * 255 / 0.998 = 127.2. None is above 2."""
+    red = np.arange(94, 256).repeat(3)[None].repeat(8, axis=0)
+    image = np.stack([red, np.full_like(red, 90), np.full_like(red, 200)], axis=2).astype(np.uint8)
+    contrast = find_contrast(image, DENSITY)
+    assert contrast.levels[[255, 155, 94, 30]].tolist() == [0, 127, 255, 255]
+    np.testing.assert_array_equal(apply_contrast(image, contrast), contrast.levels[red][..., None].repeat(3, axis=2))
+    plain = find_contrast(image, DENSITY.model_copy(update={"stretch": False}))
+    assert plain.levels[[255, 155, 94, 34, 3, 0]].tolist() == [0, 63, 127, 255, 255, 255]
+
+
+def test_pink_that_lets_red_through_is_not_seen():
+    pale, _ = draw_tissue(around=(230, 230, 230))
+    pink, _ = draw_tissue(around=(230, 120, 170))
+    assert np.array_equal(see(pale, DENSITY), see(pink, DENSITY))
+
+
+@pytest.mark.parametrize("factor", [0.6, 0.8])
+def test_light_that_is_dimmed_changes_little(factor):
+    tissue, _ = draw_tissue(noise=10)
+    dimmed = (tissue * factor).round().astype(np.uint8)
+    assert np.abs(see(tissue, DENSITY).astype(int) - see(dimmed, DENSITY)).max() <= 6
+
+
+def test_what_glows_is_seen_as_it_is():
+    dark = image_of(10, 10, 10, 60, 200)
+    assert np.array_equal(see(dark, DENSITY), see(dark))
+
+
+def test_nothing_but_light_stays_dark():
+    blank = np.random.default_rng(0).normal(200, 3, (300, 300, 1)).round().astype(np.uint8).repeat(3, axis=2)
+    blank[:8] = 190  # rare and dark, as in light images
+    assert np.percentile(see(blank, DENSITY), 95) < 110
+
+
+def test_nuclei_of_all_light_images_of_the_sample_are_brighter_than_around_them(prepared_sample):
+    split = PreparedSplit.open(prepared_sample)
+    light = 0
+    for (_, image), (_, label_map) in zip(split.images(), split.label_maps(), strict=True):
+        contrast = find_contrast(image, DENSITY)
+        if contrast.is_light and label_map.any():
+            light += 1
+            seen = apply_contrast(image, contrast)[..., 0]
+            assert np.mean(seen[label_map > 0]) > 1.5 * np.mean(seen[label_map == 0])
+    assert light >= 5
 
 
 def test_images_are_stretched_each_by_its_own_range():

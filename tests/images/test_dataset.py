@@ -36,7 +36,7 @@ def split(make_split):
 @pytest.fixture
 def make_images(params):
     def make(split, stretch=False, object_diameter_px=20.0, balance_types=0.5):
-        contrast = {"stretch": stretch, "low_percentile": 0.0, "high_percentile": 100.0}
+        contrast = {"stretch": stretch, "density": False}
         size = {"object_diameter_px": object_diameter_px}
         return TrainingImages(
             split, params.contrast.model_copy(update=contrast), params.size.model_copy(update=size), balance_types

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.images.image_type import IMAGE_TYPES, classify_image_type
+from pipeline.images.image_type import IMAGE_TYPES, classify_image_type, is_light
 from pipeline.images.splits import PreparedSplit
 
 PURPLE, PINK, WHITE = (110, 50, 140), (200, 130, 190), (235, 230, 238)
@@ -33,6 +33,15 @@ def test_a_drawn_image_of_each_type(background, nuclei, expected):
     assert classify_image_type(image) == expected
     for symmetric in (image[::-1], image[:, ::-1], image.transpose(1, 0, 2)):
         assert classify_image_type(np.ascontiguousarray(symmetric)) == expected
+
+
+def test_crowded_nuclei_that_were_stretched_to_light_glow_all_the_same():
+    """Of grey images the rare values tell: here some are brighter than the rest, and none darker."""
+    crowded = np.random.default_rng(0).gamma(4, 30, (200, 200, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
+    assert np.median(crowded) > 100
+    assert classify_image_type(crowded) == "fluorescence"
+    assert is_light(255 - crowded)
+    assert not is_light(crowded)
 
 
 def test_inverting_a_grey_image_changes_dark_to_light():
