@@ -4,7 +4,7 @@ In: the networks of some folds with their size readers, and an image. Out: the z
 the size that the networks know. First the reader reads a size off the network's features; then the network finds nuclei
 at the zoom that this asks for, and they are measured. The two err in different ways, the reader where the image is
 unlike all that it was fitted on, what was found where nuclei are merged or in pieces: the mean of both, in octaves, is
-taken.
+taken. From there the same is done once more.
 
 Source: Cellpose estimates sizes by these two steps too; Stringer et al. 2021, Nature Methods 18:100, "Size model"
     (doi:10.1038/s41592-020-01018-x).
@@ -24,6 +24,8 @@ from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.size import bound_zoom, cut_window, read_octaves
 
+# How often nuclei are found and measured, each time at the mean of the last zoom and the one that they asked for.
+_MEASUREMENTS = 2
 # Zooms are rounded to eighths of an octave, 9 %, less than the estimate's error: images of one zoom share batches.
 _STEPS_PER_OCTAVE = 8
 # How nuclei are found that are only measured; what is smaller than a share of a nucleus of the wanted size is none.
@@ -49,10 +51,13 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
     lowest, highest = bound_zoom(image.shape, size)
     octaves = []
     for model, reader in zip(folds.models, folds.readers, strict=True):
-        read = read_octaves(model, reader, image, size, runtime)
-        diameter_px = measure_diameter(model, image, 2**read, size, runtime)
-        measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest)) if diameter_px else read
-        octaves.append((read + measured) / 2)
+        looked = read_octaves(model, reader, image, size, runtime)
+        for _ in range(_MEASUREMENTS):
+            diameter_px = measure_diameter(model, image, 2**looked, size, runtime)
+            if diameter_px:
+                measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest))
+                looked = (looked + measured) / 2
+        octaves.append(looked)
     rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
     return float(np.clip(2**rounded, lowest, highest))
 
