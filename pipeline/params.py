@@ -63,7 +63,7 @@ class DataParams(Section):
 
 
 class ContrastParams(Section):
-    """The stretch of each image's brightness before the network sees it, in training and in prediction alike."""
+    """What the network sees of an image, in training and in prediction alike."""
 
     stretch: bool  # by the rule of `pipeline/images/contrast.py`
     density: bool  # of a light image, as stained tissue is, the optical density of red is shown: nuclei are bright

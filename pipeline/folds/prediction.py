@@ -2,7 +2,7 @@
 
 Held-out folds, the test set and a user's images all pass through `predict_estimated` here: each image is seen at the
 zoom that brings its nuclei, as estimated, to the size that the networks know. Images come as they are stored, (H, W, 3)
-uint8 RGB; their brightness is stretched on the way.
+uint8 RGB; what networks see of them is made on the way.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.diameter import zooms_to_size
 from pipeline.folds.networks import Folds
 from pipeline.folds.zoom import find_zoom
-from pipeline.images.contrast import apply_contrast, find_contrast, stretch_images
+from pipeline.images.contrast import stretch_images
 from pipeline.images.splits import NamedImage, PreparedSplit
 from pipeline.params import ContrastParams, PredictParams, SizeParams
 from pipeline.unet.ensemble import Ensemble
@@ -70,28 +70,21 @@ def predict_true_size(
 
 
 def predict_large(
-    folds: Folds,
-    image: NDArray[np.uint8],
-    contrast: ContrastParams,
-    size: SizeParams,
-    predict: PredictParams,
-    runtime: Runtime,
+    models: Sequence[NormalizedUNet], seen: NDArray[np.uint8], zoom: float, predict: PredictParams, runtime: Runtime
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the mean over zooms of the prediction that `predict_estimated` makes of one image, strip by strip.
+    """Yield the mean over zooms of the prediction that `predict_at` makes of one image, strip by strip.
 
     Args:
-        folds: the networks to average.
-        image: (H, W, 3) uint8 RGB, contiguous; its brightness is stretched in place, for a large one has no room twice.
-        contrast: how its brightness is stretched.
-        size: how its zoom is found.
+        models: the networks to average.
+        seen: (H, W, 3) uint8 RGB, as networks see it: with its contrast applied.
+        zoom: that it is seen at.
         predict: views, zooms and tiles.
         runtime: where the networks run.
 
     Yields:
         (rows, W, 3) uint8, value / 255, from the top on.
     """
-    apply_contrast(image, find_contrast(image, contrast), in_place=True)
-    ensemble = Ensemble(folds.models, views_of(predict.views), runtime)
+    ensemble = Ensemble(models, views_of(predict.views), runtime)
     # On a CPU tiles of their usual size gain nothing by going together, and take as much more memory.
     tiles = predict.model_copy(update={"batch": 1}) if runtime.device.type == "cpu" else predict
-    yield from predict_strips(ensemble, image, tiles, find_zoom(folds, image, size, runtime))
+    yield from predict_strips(ensemble, seen, tiles, zoom)

@@ -4,7 +4,7 @@ In: the networks of some folds with their size readers, and an image. Out: the z
 the size that the networks know. First the reader reads a size off the network's features; then the network finds nuclei
 at the zoom that this asks for, and they are measured. The two err in different ways, the reader where the image is
 unlike all that it was fitted on, what was found where nuclei are merged or in pieces: the mean of both, in octaves, is
-taken. From there the same is done once more.
+taken. At that zoom nuclei are found and measured once more.
 
 Source: Cellpose estimates sizes by these two steps too; Stringer et al. 2021, Nature Methods 18:100, "Size model"
     (doi:10.1038/s41592-020-01018-x).
@@ -54,9 +54,10 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
         looked = read_octaves(model, reader, image, size, runtime)
         for _ in range(_MEASUREMENTS):
             diameter_px = measure_diameter(model, image, 2**looked, size, runtime)
-            if diameter_px:
-                measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest))
-                looked = (looked + measured) / 2
+            if not diameter_px:
+                break
+            measured = math.log2(np.clip(size.object_diameter_px / diameter_px, lowest, highest))
+            looked = (looked + measured) / 2
         octaves.append(looked)
     rounded = round(float(np.median(octaves)) * _STEPS_PER_OCTAVE) / _STEPS_PER_OCTAVE
     return float(np.clip(2**rounded, lowest, highest))

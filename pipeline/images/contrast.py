@@ -5,7 +5,8 @@ colours keep their hue. Fluorescence images of the competition end at 15 of 255 
 
 Of a light image, as stained tissue is, the network sees how much light it absorbs: the optical density of its red
 channel, stretched in the same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them:
-the stains of nuclei, as haematoxylin, absorb red, and eosin, the usual one of all else, lets it through.
+the stains of nuclei, as haematoxylin, absorb red, and eosin, the usual one of all else, lets it through. A density
+needs to know where no light is: what is added to the values of a light image changes it.
 
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
@@ -42,7 +43,8 @@ _STRIP_VALUES = 2**20  # at a time: floats of a whole image would be many times 
 _HALF = 0.5 + 2**-10
 _HALF_NOISE = 3  # levels by which the noise of rounded values may move the range
 _LEVELS = np.arange(256)
-# The optical density of each level, -log of the share of light; what is denser than 2 lets an eighth through.
+# The optical density of each level, minus the natural logarithm of the share of light; 2 leaves 14 %, and nuclei are
+# seldom denser.
 _DENSITIES = np.minimum(-np.log(np.maximum(_LEVELS, 1) / 255), 2).astype(np.float32)
 # An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
 _DIM = 160
@@ -102,32 +104,41 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
     cut = min(int(_CUT_SHARE * image.size), _CUT_PX * image.shape[2])
     darkest, brightest, values, deviations = [], [], [], []
     thin = 1 if image.size < _STRIP_VALUES else 4  # each so manyth pixel has all values that there are many of
-    for smooth in _smooth(image):
-        strip = smooth if meaning is None else meaning[smooth]
+    for strip in _smooth(image):
         lowest, highest = _find_ends(strip, cut)
         darkest.append(lowest)
         brightest.append(highest)
         values.append(_list_values(strip[::thin, ::thin]))
-        deviations.append(_find_deviations(strip, image.shape))
-    low, high = float(np.sort(np.concatenate(darkest))[cut]), float(np.sort(np.concatenate(brightest))[-1 - cut])
+        deviations.append(_find_deviations(strip if meaning is None else meaning[strip], image.shape))
+    ends = np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]
+    levels = np.unique(np.concatenate(values))
+    if meaning is not None:
+        ends, levels = meaning[list(ends)], np.sort(meaning[levels])
+    low, high = sorted(map(float, ends))
     noise = _find_noise(np.concatenate(deviations))
-    steps = np.diff(np.unique(np.concatenate(values)).astype(np.float64))
+    steps = np.diff(levels.astype(np.float64))
     step = float(steps.min()) if steps.size else 1.0
-    is_wide = image.dtype.kind == "u" and high - low > np.iinfo(image.dtype).max / 2
-    return low, max(high - low, _NOISE_SPAN * noise, 0.0 if is_wide else _STEP_SPAN * step)
+    if meaning is not None:
+        most = float(meaning.max())
+    else:
+        most = np.iinfo(image.dtype).max if image.dtype.kind == "u" else np.inf
+    return low, max(high - low, _NOISE_SPAN * noise, 0.0 if high - low > most / 2 else _STEP_SPAN * step)
 
 
 def apply_contrast(image: NDArray[np.uint8], contrast: Contrast, in_place: bool = False) -> NDArray[np.uint8]:
     """Return image (H, W, 3) uint8 as the network sees it.
 
-    With `in_place` that is `image` itself, overwritten, which then must be contiguous.
+    With `in_place` it takes little memory: a dark image is overwritten and returned; a light one keeps its colours, and
+    what is returned has one channel, which is read as three and cannot be written to.
     """
-    seen = image if in_place else np.empty(image.shape, np.uint8)
+    source = image[..., :1] if contrast.is_light else image
+    seen = image if in_place and not contrast.is_light else np.empty(source.shape, np.uint8)
     for rows in split_rows(image):
-        values = np.ascontiguousarray(image[rows, :, 0] if contrast.is_light else image[rows])
-        levels = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
-        seen[rows] = levels[..., None] if contrast.is_light else levels
-    return seen
+        values = np.ascontiguousarray(source[rows])
+        seen[rows] = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
+    if not contrast.is_light:
+        return seen
+    return np.broadcast_to(seen, image.shape) if in_place else seen.repeat(3, axis=2)
 
 
 def stretch_images(images: Iterable[Named], params: ContrastParams) -> Iterator[Named]:

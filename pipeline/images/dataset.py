@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError
-from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.contrast import Contrast, apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.splits import PreparedSplit
 from pipeline.parallel import start_worker
@@ -44,7 +44,7 @@ class TrainingImages:
 
     Args:
         split: the images, labelled.
-        contrast: how each one's brightness is stretched.
+        contrast: how each one is shown to the network.
         size: the diameter that nuclei are brought to.
         balance_types: between drawing all images alike (0) and all image types alike (1), the weights of sources aside.
 
@@ -58,7 +58,7 @@ class TrainingImages:
         self._split, self._ids = split, split.image_ids
         self._cumulative = np.cumsum(sampling_weights(split.table, balance_types))
         self._zooms = zooms_to_size(split.diameters_px, size)
-        self._levels = [find_contrast(image, contrast) for _, image in split.images()]
+        self._contrasts = [find_contrast(image, contrast) for _, image in split.images()]
 
     @property
     def pixels(self) -> int:
@@ -81,14 +81,13 @@ class TrainingImages:
         """Return the tile (T, T, 3) of a sample, stretched, its label map (T, T), and the generator of what is left."""
         index, rng = self.draw_image(seed, sample)
         image, label_map = self._split.image(self._ids[index]), self._split.label_map(self._ids[index])
-        tile, ids = cut_tile(image, label_map, tile_px, float(self._zooms[index]), rng)
-        return apply_contrast(tile, self._levels[index]), ids, rng
+        return *cut_tile(image, label_map, tile_px, float(self._zooms[index]), rng, self._contrasts[index]), rng
 
     def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
-        for image_id, zoom, levels in zip(self._ids, self._zooms, self._levels, strict=True):
-            image, ids = zoom_pair(self._split.image(image_id), self._split.label_map(image_id), float(zoom))
-            yield apply_contrast(image, levels), ids
+        for image_id, zoom, contrast in zip(self._ids, self._zooms, self._contrasts, strict=True):
+            seen = apply_contrast(self._split.image(image_id), contrast)
+            yield zoom_pair(seen, self._split.label_map(image_id), float(zoom))
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -119,7 +118,12 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def cut_tile(
-    image: NDArray[np.uint8], label_map: NDArray[np.uint16], tile_px: int, zoom: float, rng: np.random.Generator
+    image: NDArray[np.uint8],
+    label_map: NDArray[np.uint16],
+    tile_px: int,
+    zoom: float,
+    rng: np.random.Generator,
+    contrast: Contrast,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Cut a random tile at a zoom; where the image ends, it is mirrored.
 
@@ -128,6 +132,9 @@ def cut_tile(
         label_map: (H, W) integer.
         tile_px: side of the tile.
         zoom: output px per input px; smaller than 1 averages areas.
+        rng: of the place.
+        contrast: of the whole image, by which the network is shown it. It comes before the zoom, as in prediction:
+            the density of a mean is not the mean of densities.
 
     Returns:
         (T, T, 3) uint8 and (T, T) int32.
@@ -135,7 +142,7 @@ def cut_tile(
     source_px = max(1, round(tile_px / zoom))
     top, left = draw_corner(image.shape[:2], source_px, rng)
     window = np.s_[top : top + source_px, left : left + source_px]
-    tile, ids = zoom_pair(image[window], label_map[window], zoom)
+    tile, ids = zoom_pair(apply_contrast(image[window], contrast), label_map[window], zoom)
     return _mirror_to(tile[:tile_px, :tile_px], tile_px), _mirror_to(ids[:tile_px, :tile_px], tile_px)
 
 

@@ -15,6 +15,8 @@ IMAGE_TYPES = ("fluorescence", "brightfield", "purple_on_white", "purple_on_purp
 _COLOUR_CHROMA = 4.0
 # The median of mean(R, G, B) is at most 52 in dark images and at least 131 in light ones.
 _LIGHT_MEDIAN = 95.0
+# Of the range from the darkest hundredth to the brightest, the median of a grey light image is at 0.82 or above.
+_LIGHT_SHARE = 0.75
 # Values of an image that its type is found from, at least.
 _LOOKED_AT = 2**17
 # The mean chroma of the brightest fifth, the background of a light image: at most 16 on white, at least 37 on purple.
@@ -46,19 +48,20 @@ def is_light(image: NDArray[np.uint8]) -> bool:
 
 
 def _is_light(luminance: NDArray[np.floating], chroma: NDArray[np.integer]) -> bool:
-    """Say so by the median, and where an image is grey by its rare values, which are the dark ones of a light image.
+    """Say so by the median, and where an image is grey by where that lies between dark and bright.
 
-    Grey images may have been stretched, which makes the middle of crowded fluorescence as bright.
+    Grey images may have been stretched, which makes the middle of crowded fluorescence light.
     """
-    if float(np.median(luminance)) < _LIGHT_MEDIAN:
+    low, middle, high = np.percentile(luminance, (1, 50, 99))
+    if middle < _LIGHT_MEDIAN:
         return False
-    return float(chroma.mean()) >= _COLOUR_CHROMA or float(((luminance - luminance.mean()) ** 3).mean()) <= 0
+    return bool(chroma.mean() >= _COLOUR_CHROMA or middle - low >= _LIGHT_SHARE * (high - low))
 
 
 def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
     """Return mean(R, G, B) and max(R, G, B) - min(R, G, B) of pixels evenly over an image, each (n,)."""
-    # A part of the pixels says the same in a part of the time; a thin image is taken whole.
-    step = max(1, math.isqrt(image.size // _LOOKED_AT)) if min(image.shape[:2]) >= 64 else 1
+    step = math.isqrt(image.size // _LOOKED_AT)  # a part of the pixels says the same in a part of the time
+    rows, columns = (max(1, min(step, length // 64)) for length in image.shape[:2])
     # Channel by channel: numpy reduces a last axis of three slowly.
-    red, green, blue = np.moveaxis(image[::step, ::step], 2, 0).astype(np.int16).reshape(3, -1)
+    red, green, blue = np.moveaxis(image[::rows, ::columns], 2, 0).astype(np.int16).reshape(3, -1)
     return (red + green + blue) / 3, np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)

@@ -24,6 +24,7 @@ from pipeline.folds.finder import NucleusFinder, is_large, load_finder
 from pipeline.folds.networks import Folds, load_folds
 from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
 from pipeline.folds.zoom import find_zoom
+from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
@@ -250,17 +251,16 @@ def _find_nuclei(
         label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
         return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)
 
+    seen = apply_contrast(opened.image, find_contrast(opened.image, segmenter.contrast), in_place=True)
+    zoom = find_zoom(segmenter.folds, seen, segmenter.size, segmenter.runtime)
+    _tell_end(opened, zoom, segmenter)
+
     def predict() -> Iterator[NDArray[np.uint8]]:
-        for strip in predict_large(
-            segmenter.folds, opened.image, segmenter.contrast, segmenter.size, segmenter.predict, segmenter.runtime
-        ):
+        for strip in predict_large(segmenter.folds.models, seen, zoom, segmenter.predict, segmenter.runtime):
             advance(len(strip) / height)  # first: after the last one, nobody asks for more
             yield strip
 
-    label_map = segmenter.finder.find_in_strips(predict(), (height, width))
-    # The image is stretched by now.
-    _tell_end(opened, find_zoom(segmenter.folds, opened.image, segmenter.size, segmenter.runtime), segmenter)
-    return label_map
+    return segmenter.finder.find_in_strips(predict(), (height, width))
 
 
 def _tell_end(opened: Opened, zoom: float, segmenter: Segmenter) -> None:

@@ -24,7 +24,7 @@ BATCH, TILE_PX = 16, 256
 
 def make_params(backend: str) -> Params:
     """Return parameters whose effects all three sides have, and always apply."""
-    off = ["gamma", "inversion", "channel_shuffle", "to_gray", "blur"]
+    off = ["gamma", "inversion", "blur"]
     effects = [f"augment.effects.{name}=null" for name in off] + ["augment.effects.elastic.probability=1.0"]
     sizes = [f"train.batch={BATCH}", *(f"train.{side}={TILE_PX}" for side in ("tile_px", "crop_px", "start_crop_px"))]
     return compose_params(["train=cpu", f"augment.backend={backend}", *effects, *sizes])

@@ -21,7 +21,11 @@ from tests.tiny import tiny_params, tiny_source
 
 # Tiles of 80 px, of which networks see 64, at native brightness and size.
 PARAMS = tiny_params(
-    contrast__stretch=False, size__object_diameter_px=0.0, train__start_crop_px=64, housekeeping__loader_workers=0
+    contrast__stretch=False,
+    contrast__density=False,
+    size__object_diameter_px=0.0,
+    train__start_crop_px=64,
+    housekeeping__loader_workers=0,
 )
 SIDE = PARAMS.train.crop_px
 NONE = AugmentParams(backend=None, effects={})

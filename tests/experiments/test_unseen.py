@@ -61,6 +61,7 @@ def test_data_and_schedule_are_no_part_of_a_setting(full_key: str, changes: list
         "augment.effects.noise.std=0.07",
         "++augment.effects.one_more.probability=0.5",
         "contrast.stretch=false",
+        "contrast.density=false",
         "size.object_diameter_px=30",
         "targets.boundary_px=3",
         "loss.terms.dice.weight=0.5",

@@ -93,10 +93,21 @@ def test_images_of_any_size_have_a_zoom_within_the_bounds(shape):
             assert lowest <= find_zoom(folds, image, PARAMS, CPU) <= highest
 
 
-def test_what_is_read_and_what_is_measured_have_half_the_say_each():
-    # Read: 16 px at whatever zoom, that is zoom 1 asked for at each; measured: 32 px, zoom 1/2. In octaves, -1/2.
+def test_each_of_two_measurements_has_half_the_say_beside_what_was_before():
+    # Read: 16 px at whatever zoom, that is zoom 1 asked for at each; measured: 32 px, zoom 1/2. In octaves, from 0 half
+    # the way to -1, and half of what is left.
     image = draw_discs(32, pitch=64, side=256)
-    assert find_zoom(Folds([Threshold()], [reader_of(16)]), image, PARAMS, CPU) == pytest.approx(2**-0.5, rel=0.05)
+    assert find_zoom(Folds([Threshold()], [reader_of(16)]), image, PARAMS, CPU) == pytest.approx(2**-0.75, rel=0.05)
+
+
+def test_nuclei_are_measured_at_the_zoom_that_was_found_last(monkeypatch):
+    """Read: zoom 1. Measured there 32 px, zoom 1/2: so 2^-0.5 is next; measured there 8 px, zoom 2: (-0.5 + 1) / 2."""
+    asked = []
+    monkeypatch.setattr(zoom_module, "read_octaves", lambda *_: 0.0)
+    monkeypatch.setattr(zoom_module, "measure_diameter", lambda *a: asked.append(a[2]) or (32.0 if a[2] == 1 else 8.0))
+    found = find_zoom(Folds([Threshold()], [None]), np.zeros((90, 90, 3), np.uint8), PARAMS, CPU)
+    assert asked == pytest.approx([1, 2**-0.5])
+    assert found == pytest.approx(2**0.25)
 
 
 def test_where_nothing_is_found_what_is_read_stays():

@@ -162,15 +162,18 @@ def test_all_channels_are_stretched_alike():
 
 @pytest.mark.parametrize("params", [STRETCH, DENSITY])
 @pytest.mark.parametrize("light", [False, True])
-def test_in_place_is_the_same_and_no_copy(params, light, monkeypatch):
+def test_in_place_is_the_same_and_a_light_image_keeps_its_colours(params, light, monkeypatch):
     monkeypatch.setattr("pipeline.images.contrast._STRIP_VALUES", 50 * 3 * 16)
     image = draw_tissue(noise=20)[0] if light else np.random.default_rng(0).integers(0, 90, (40, 50, 3), np.uint8)
     contrast = find_contrast(image, params)
     assert contrast.is_light == (light and params.density)
-    expected = apply_contrast(image, contrast)
+    expected, before = apply_contrast(image, contrast), image.copy()
     assert expected is not image
-    assert apply_contrast(image, contrast, in_place=True) is image
-    np.testing.assert_array_equal(image, expected)
+    seen = apply_contrast(image, contrast, in_place=True)
+    assert seen is image or contrast.is_light
+    np.testing.assert_array_equal(seen, expected)
+    if contrast.is_light:
+        np.testing.assert_array_equal(image, before)
 
 
 def test_densities_by_hand():
@@ -185,9 +188,16 @@ def test_densities_by_hand():
 
 
 def test_pink_that_lets_red_through_is_not_seen():
-    pale, _ = draw_tissue(around=(230, 230, 230))
-    pink, _ = draw_tissue(around=(230, 120, 170))
+    pale, where = draw_tissue(around=(230, 230, 230), noise=10)
+    pink, _ = draw_tissue(around=(230, 120, 170), noise=10)
     assert np.array_equal(see(pale, DENSITY), see(pink, DENSITY))
+    assert np.median(see(pink, DENSITY)[where]) > 150
+    assert np.median(see(pink, DENSITY)[~where]) < 30
+
+
+def test_a_light_image_of_two_levels_becomes_black_and_white():
+    ink, where = draw_tissue((0, 0, 0), (255, 255, 255))
+    assert np.array_equal(see(ink, DENSITY)[..., 0], where * 255)
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.8])
@@ -241,6 +251,10 @@ def test_a_dim_image_is_brightened_for_display_and_a_bright_one_kept():
 def test_noise_and_steps_widen_the_range_of_no_image_of_the_sample(prepared_sample, monkeypatch):
     images = [image for _, image in PreparedSplit.open(prepared_sample).images()]
     found = [find_range(image) for image in images]
+    seen = [find_contrast(image, DENSITY) for image in images]
     monkeypatch.setattr("pipeline.images.contrast._NOISE_SPAN", 0)
     monkeypatch.setattr("pipeline.images.contrast._STEP_SPAN", 0)
     assert found == [find_range(image) for image in images]
+    now = [find_contrast(image, DENSITY) for image in images]
+    widened = [old for old, new in zip(seen, now, strict=True) if not np.array_equal(old.levels, new.levels)]
+    assert len(widened) <= 1  # in one light image there is little beside the noise of densities

@@ -1,5 +1,6 @@
 """Sample n of a run is the same whoever asks for it; tiles are cut, zoomed and mirrored with their labels."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +9,13 @@ import torch
 from pipeline.diameter import equivalent_diameter, zooms_to_size
 from pipeline.errors import InputError
 from pipeline.images import dataset as dataset_module
+from pipeline.images.contrast import Contrast, apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.dataset import TileDataset, TrainingImages, cut_tile, make_loader, sampling_weights
+from pipeline.params import ContrastParams
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
+PLAIN = Contrast(np.arange(256, dtype=np.uint8), is_light=False)
 TABLE = pd.DataFrame({"image_type": TYPES, "weight": 1.0})
 
 
@@ -150,7 +154,7 @@ class TestZoom:
         size = params.size.model_copy(update={"object_diameter_px": 28.0})
         zoom = float(zooms_to_size(equivalent_diameter(np.array([disc.sum()])), size)[0])
         image = np.repeat(disc[..., None] * np.uint8(255), 3, axis=2).astype(np.uint8)
-        tile, ids = cut_tile(image, disc, max(50, round(100 * zoom)), zoom, np.random.default_rng(0))
+        tile, ids = cut_tile(image, disc, max(50, round(100 * zoom)), zoom, np.random.default_rng(0), PLAIN)
         assert (ids == 1).sum() == pytest.approx(np.pi * 14**2, rel=0.06)
         assert (tile[..., 0] > 127).sum() == pytest.approx(np.pi * 14**2, rel=0.06)
 
@@ -161,7 +165,7 @@ class TestTiles:
         rng = np.random.default_rng(1)
         for _ in range(5):
             image, label_map = blocks(rng)
-            tile, ids = cut_tile(image, label_map, 40, zoom, rng)
+            tile, ids = cut_tile(image, label_map, 40, zoom, rng, PLAIN)
             assert tile.shape == (40, 40, 3)
             assert ids.shape == (40, 40)
             assert ids.dtype == np.int32
@@ -175,7 +179,7 @@ class TestTiles:
         """Image and labels both say the column; they may differ by rounding, but not in the mean."""
         label_map = np.tile(np.arange(200, dtype=np.uint16), (200, 1))
         image = np.repeat(label_map[..., None], 3, axis=2).astype(np.uint8)
-        tile, ids = cut_tile(image, label_map, 70, zoom, np.random.default_rng(0))
+        tile, ids = cut_tile(image, label_map, 70, zoom, np.random.default_rng(0), PLAIN)
         assert np.abs((tile[..., 0] - ids).mean()) < 0.15
 
     def test_without_zoom_a_tile_is_a_window(self):
@@ -183,7 +187,7 @@ class TestTiles:
         label_map = np.arange(99, dtype=np.uint16).reshape(9, 11)
         corners = set()
         for seed in range(100):
-            tile, ids = cut_tile(image, label_map, 8, 1.0, np.random.default_rng(seed))
+            tile, ids = cut_tile(image, label_map, 8, 1.0, np.random.default_rng(seed), PLAIN)
             top, left = divmod(int(ids[0, 0]), 11)
             corners.add((top, left))
             assert np.array_equal(tile, image[top : top + 8, left : left + 8])
@@ -193,16 +197,29 @@ class TestTiles:
     def test_a_small_image_is_mirrored_in_the_middle(self):
         label_map = np.array([[1, 2], [3, 4]], np.uint16)
         image = np.repeat(label_map[..., None], 3, axis=2).astype(np.uint8)
-        tile, ids = cut_tile(image, label_map, 5, 1.0, np.random.default_rng(0))
+        tile, ids = cut_tile(image, label_map, 5, 1.0, np.random.default_rng(0), PLAIN)
         expected = np.array([[1, 2], [3, 4]])[[0, 0, 1, 1, 0]][:, [0, 0, 1, 1, 0]]
         assert np.array_equal(ids, expected)
         assert np.array_equal(tile[..., 2], expected)
+
+    @pytest.mark.parametrize("zoom", [0.5, 1.0, 1.7])
+    def test_a_tile_of_a_light_image_is_what_prediction_sees_of_it(self, zoom):
+        """Prediction takes densities first and zooms then."""
+        image = np.full((60, 60, 3), (230, 120, 200), np.uint8)
+        image[20:40, 20:40] = 60, 40, 140
+        contrast = find_contrast(image, ContrastParams(stretch=True, density=True))
+        assert contrast.is_light
+        side = round(60 * zoom)
+        tile, _ = cut_tile(image, np.zeros((60, 60), np.uint16), side, zoom, np.random.default_rng(0), contrast)
+        how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+        expected = cv2.resize(apply_contrast(image, contrast), (side, side), interpolation=how)
+        np.testing.assert_array_equal(tile, expected)
 
     @pytest.mark.parametrize("zoom", [0.25, 1.0, 4.0])
     @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (3, 2)])
     def test_tiny_images_fill_the_tile(self, shape, zoom):
         label_map = np.full(shape, 60000, np.uint16)
-        tile, ids = cut_tile(np.full((*shape, 3), 9, np.uint8), label_map, 64, zoom, np.random.default_rng(0))
+        tile, ids = cut_tile(np.full((*shape, 3), 9, np.uint8), label_map, 64, zoom, np.random.default_rng(0), PLAIN)
         assert tile.shape == (64, 64, 3)
         assert (tile == 9).all()
         assert ids.shape == (64, 64)

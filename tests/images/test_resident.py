@@ -27,7 +27,8 @@ def make_images(make_split, params):
 
     def make(object_diameter_px=0.0):
         size = params.size.model_copy(update={"object_diameter_px": object_diameter_px})
-        return TrainingImages(split, params.contrast, size, 0.5)
+        plain = params.contrast.model_copy(update={"density": False})  # three channels of their own
+        return TrainingImages(split, plain, size, 0.5)
 
     return make
 

@@ -44,6 +44,7 @@ def stack_params() -> Params:
     content["data"] |= {"sources": {"sections": source}, "test": None, "solution": None}
     content["folds"] |= {"groups": "blocks", "ids": [0, 1, 2]}
     content["unet"] |= {"padding": "valid", "upsampling": "transposed", "dropout": 0.5}
+    content["contrast"] |= {"density": False}
     content["targets"] |= {"boundary": "membrane"}
     content["loss"] |= {"terms": {"bce": {"weight": 1.0}}, "weight_map": True}
     content["train"] |= {"tile_px": 108, "crop_px": 68, "start_crop_px": 68}
