@@ -3,10 +3,10 @@
 In: an image of any real type. Out: the same image in uint8, its range stretched linearly, all channels alike, so that
 colours keep their hue. Fluorescence images of the competition end at 15 of 255 as often as at 255.
 
-Of a light image, as stained tissue is, the network sees how much light it absorbs: the optical density of its red
-channel, stretched in the same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them:
-the stains of nuclei, as haematoxylin, absorb red, and eosin, the usual one of all else, lets it through. A density
-needs to know where no light is: what is added to the values of a light image changes it.
+Of a stained image the network sees how much light it absorbs: the optical density of its red channel, stretched in the
+same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them: the stains of nuclei, as
+haematoxylin, absorb red, and eosin, the usual one of all else, lets it through. A density needs to know where no light
+is: what is added to the values of a stained image changes it.
 
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images.image_type import is_light
+from pipeline.images.image_type import is_stained
 from pipeline.params import ContrastParams
 
 # The name of an image; (H, W, 3) uint8 RGB.
@@ -71,11 +71,11 @@ class Contrast(NamedTuple):
 
     Attributes:
         levels: (256,) uint8, in which each value is looked up.
-        is_light: values are those of the red channel, for all three.
+        is_stained: values are those of the red channel, for all three.
     """
 
     levels: NDArray[np.uint8]
-    is_light: bool
+    is_stained: bool
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
@@ -83,15 +83,15 @@ def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
 
     Without a stretch, densities of 0 .. 2 become 0 .. 255.
     """
-    light = params.density and is_light(image)
-    values = _DENSITIES if light else _LEVELS
+    stained = params.density and is_stained(image)
+    values = _DENSITIES if stained else _LEVELS
     low, span = 0.0, float(values.max())
     if params.stretch:
-        low, span = find_range(image[..., :1], values) if light else find_range(image)
+        low, span = find_range(image[..., :1], _DENSITIES) if stained else find_range(image)
         # What `to_levels` made is not rounded a second time.
-        if not light and low == 0 and abs(span - 255) < _HALF_NOISE:
+        if not stained and low == 0 and abs(span - 255) < _HALF_NOISE:
             span = 255.0
-    return Contrast(_level(values, low, span), light)
+    return Contrast(_level(values, low, span), stained)
 
 
 def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) -> tuple[float, float]:
@@ -110,10 +110,10 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
         brightest.append(highest)
         values.append(_list_values(strip[::thin, ::thin]))
         deviations.append(_find_deviations(strip if meaning is None else meaning[strip], image.shape))
-    ends = np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]
+    ends = np.stack([np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]])
     levels = np.unique(np.concatenate(values))
     if meaning is not None:
-        ends, levels = meaning[list(ends)], np.sort(meaning[levels])
+        ends, levels = meaning[ends], np.sort(meaning[levels])
     low, high = sorted(map(float, ends))
     noise = _find_noise(np.concatenate(deviations))
     steps = np.diff(levels.astype(np.float64))
@@ -128,15 +128,15 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
 def apply_contrast(image: NDArray[np.uint8], contrast: Contrast, in_place: bool = False) -> NDArray[np.uint8]:
     """Return image (H, W, 3) uint8 as the network sees it.
 
-    With `in_place` it takes little memory: a dark image is overwritten and returned; a light one keeps its colours, and
+    With `in_place` it takes little memory: an image is overwritten and returned; a stained one keeps its colours, and
     what is returned has one channel, which is read as three and cannot be written to.
     """
-    source = image[..., :1] if contrast.is_light else image
-    seen = image if in_place and not contrast.is_light else np.empty(source.shape, np.uint8)
+    source = image[..., :1] if contrast.is_stained else image
+    seen = image if in_place and not contrast.is_stained else np.empty(source.shape, np.uint8)
     for rows in split_rows(image):
         values = np.ascontiguousarray(source[rows])
         seen[rows] = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
-    if not contrast.is_light:
+    if not contrast.is_stained:
         return seen
     return np.broadcast_to(seen, image.shape) if in_place else seen.repeat(3, axis=2)
 
@@ -157,7 +157,7 @@ def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
         return image, False
     gain = 255 / max(brightest, 1.0)
     levels = np.minimum(np.arange(256, dtype=np.float32) * np.float32(gain), 255).astype(np.uint8)
-    return apply_contrast(image, Contrast(levels, is_light=False)), True
+    return apply_contrast(image, Contrast(levels, is_stained=False)), True
 
 
 def split_rows(image: NDArray[Any]) -> Iterator[slice]:

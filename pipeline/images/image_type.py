@@ -15,8 +15,6 @@ IMAGE_TYPES = ("fluorescence", "brightfield", "purple_on_white", "purple_on_purp
 _COLOUR_CHROMA = 4.0
 # The median of mean(R, G, B) is at most 52 in dark images and at least 131 in light ones.
 _LIGHT_MEDIAN = 95.0
-# Of the range from the darkest hundredth to the brightest, the median of a grey light image is at 0.82 or above.
-_LIGHT_SHARE = 0.75
 # Values of an image that its type is found from, at least.
 _LOOKED_AT = 2**17
 # The mean chroma of the brightest fifth, the background of a light image: at most 16 on white, at least 37 on purple.
@@ -33,7 +31,7 @@ def classify_image_type(image: NDArray[np.uint8]) -> str:
     - colour_on_dark: colours on a dark background
     """
     luminance, chroma = _measure_colours(image)
-    light = _is_light(luminance, chroma)
+    light = float(np.median(luminance)) >= _LIGHT_MEDIAN
     if float(chroma.mean()) < _COLOUR_CHROMA:
         return "brightfield" if light else "fluorescence"
     if not light:
@@ -42,20 +40,10 @@ def classify_image_type(image: NDArray[np.uint8]) -> str:
     return "purple_on_purple" if float(background.mean()) >= _PURPLE_BACKGROUND_CHROMA else "purple_on_white"
 
 
-def is_light(image: NDArray[np.uint8]) -> bool:
-    """Say whether an image (H, W, 3) uint8 RGB is of light that came through, and not of things that glow."""
-    return _is_light(*_measure_colours(image))
-
-
-def _is_light(luminance: NDArray[np.floating], chroma: NDArray[np.integer]) -> bool:
-    """Say so by the median, and where an image is grey by where that lies between dark and bright.
-
-    Grey images may have been stretched, which makes the middle of crowded fluorescence light.
-    """
-    low, middle, high = np.percentile(luminance, (1, 50, 99))
-    if middle < _LIGHT_MEDIAN:
-        return False
-    return bool(chroma.mean() >= _COLOUR_CHROMA or middle - low >= _LIGHT_SHARE * (high - low))
+def is_stained(image: NDArray[np.uint8]) -> bool:
+    """Say whether an image (H, W, 3) uint8 RGB is of stains that light came through: coloured, and light."""
+    luminance, chroma = _measure_colours(image)
+    return float(np.median(luminance)) >= _LIGHT_MEDIAN and float(chroma.mean()) >= _COLOUR_CHROMA
 
 
 def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:

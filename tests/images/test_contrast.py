@@ -1,6 +1,6 @@
 """The stretch, by hand: ends go to 0 and 255, noise stays dark, channels are alike, and so are numbers of any range.
 
-Of light images the optical density of red is stretched: the darker an image, the brighter it is seen.
+Of stained images the optical density of red is stretched: the darker an image, the brighter it is seen.
 """
 
 import cv2
@@ -161,18 +161,18 @@ def test_all_channels_are_stretched_alike():
 
 
 @pytest.mark.parametrize("params", [STRETCH, DENSITY])
-@pytest.mark.parametrize("light", [False, True])
-def test_in_place_is_the_same_and_a_light_image_keeps_its_colours(params, light, monkeypatch):
+@pytest.mark.parametrize("stained", [False, True])
+def test_in_place_is_the_same_and_a_stained_image_keeps_its_colours(params, stained, monkeypatch):
     monkeypatch.setattr("pipeline.images.contrast._STRIP_VALUES", 50 * 3 * 16)
-    image = draw_tissue(noise=20)[0] if light else np.random.default_rng(0).integers(0, 90, (40, 50, 3), np.uint8)
+    image = draw_tissue(noise=20)[0] if stained else np.random.default_rng(0).integers(0, 90, (40, 50, 3), np.uint8)
     contrast = find_contrast(image, params)
-    assert contrast.is_light == (light and params.density)
+    assert contrast.is_stained == (stained and params.density)
     expected, before = apply_contrast(image, contrast), image.copy()
     assert expected is not image
     seen = apply_contrast(image, contrast, in_place=True)
-    assert seen is image or contrast.is_light
+    assert seen is image or contrast.is_stained
     np.testing.assert_array_equal(seen, expected)
-    if contrast.is_light:
+    if contrast.is_stained:
         np.testing.assert_array_equal(image, before)
 
 
@@ -195,8 +195,8 @@ def test_pink_that_lets_red_through_is_not_seen():
     assert np.median(see(pink, DENSITY)[~where]) < 30
 
 
-def test_a_light_image_of_two_levels_becomes_black_and_white():
-    ink, where = draw_tissue((0, 0, 0), (255, 255, 255))
+def test_a_stained_image_of_two_levels_becomes_black_and_white():
+    ink, where = draw_tissue((0, 0, 80), (255, 240, 255))
     assert np.array_equal(see(ink, DENSITY)[..., 0], where * 255)
 
 
@@ -207,27 +207,30 @@ def test_light_that_is_dimmed_changes_little(factor):
     assert np.abs(see(tissue, DENSITY).astype(int) - see(dimmed, DENSITY)).max() <= 6
 
 
-def test_what_glows_is_seen_as_it_is():
-    dark = image_of(10, 10, 10, 60, 200)
-    assert np.array_equal(see(dark, DENSITY), see(dark))
+def test_what_glows_and_what_has_no_colour_is_seen_as_it_is():
+    dark, grey = image_of(10, 10, 10, 60, 200), image_of(200, 200, 200, 190, 90)
+    green, _ = draw_tissue((30, 200, 60), (5, 5, 30))
+    for image in (dark, grey, green):
+        assert np.array_equal(see(image, DENSITY), see(image))
 
 
 def test_nothing_but_light_stays_dark():
-    blank = np.random.default_rng(0).normal(200, 3, (300, 300, 1)).round().astype(np.uint8).repeat(3, axis=2)
-    blank[:8] = 190  # rare and dark, as in light images
+    noise = np.random.default_rng(0).normal(0, 3, (300, 300, 1))
+    blank = (np.array([230, 200, 215]) + noise).round().astype(np.uint8)
+    assert find_contrast(blank, DENSITY).is_stained
     assert np.percentile(see(blank, DENSITY), 95) < 110
 
 
-def test_nuclei_of_all_light_images_of_the_sample_are_brighter_than_around_them(prepared_sample):
+def test_nuclei_of_all_stained_images_of_the_sample_are_brighter_than_around_them(prepared_sample):
     split = PreparedSplit.open(prepared_sample)
-    light = 0
+    stained = 0
     for (_, image), (_, label_map) in zip(split.images(), split.label_maps(), strict=True):
         contrast = find_contrast(image, DENSITY)
-        if contrast.is_light and label_map.any():
-            light += 1
+        if contrast.is_stained and label_map.any():
+            stained += 1
             seen = apply_contrast(image, contrast)[..., 0]
             assert np.mean(seen[label_map > 0]) > 1.5 * np.mean(seen[label_map == 0])
-    assert light >= 5
+    assert stained >= 5
 
 
 def test_images_are_stretched_each_by_its_own_range():
@@ -257,4 +260,4 @@ def test_noise_and_steps_widen_the_range_of_no_image_of_the_sample(prepared_samp
     assert found == [find_range(image) for image in images]
     now = [find_contrast(image, DENSITY) for image in images]
     widened = [old for old, new in zip(seen, now, strict=True) if not np.array_equal(old.levels, new.levels)]
-    assert len(widened) <= 1  # in one light image there is little beside the noise of densities
+    assert len(widened) <= 1  # in one image there is little beside the noise of densities

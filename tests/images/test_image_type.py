@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.images.image_type import IMAGE_TYPES, classify_image_type, is_light
+from pipeline.images.image_type import IMAGE_TYPES, classify_image_type, is_stained
 from pipeline.images.splits import PreparedSplit
 
 PURPLE, PINK, WHITE = (110, 50, 140), (200, 130, 190), (235, 230, 238)
@@ -35,21 +35,21 @@ def test_a_drawn_image_of_each_type(background, nuclei, expected):
         assert classify_image_type(np.ascontiguousarray(symmetric)) == expected
 
 
-def test_crowded_nuclei_that_were_stretched_to_light_glow_all_the_same():
-    """Of a grey light image the median is near the brightest; here it is in the middle, at whatever level that is."""
-    crowded = np.random.default_rng(0).gamma(4, 30, (200, 200, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
-    assert np.median(crowded) > 100
-    assert classify_image_type(crowded) == "fluorescence"
-    assert not is_light(crowded)
+@pytest.mark.parametrize(("colour", "stained"), [((60, 20, 80), False), (PINK, True), (WHITE, True), ((9, 9, 90), False)])
+def test_stained_is_what_is_light_and_has_colours(colour, stained):
+    image = np.full((64, 70, 3), colour, np.uint8)
+    assert is_stained(image) == stained
+    assert not is_stained(image[..., 1:2].repeat(3, axis=2))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (70, 40000), (2000, 2000)])
 def test_all_parts_of_an_image_of_any_shape_are_looked_at(shape):
-    """Three quarters are light; of an image that is cut into three dark quarters and a light one none is."""
-    image = np.full((*shape, 3), 230, np.uint8)
+    """Three quarters are light; of the image turned about, three quarters are dark."""
+    image = np.full((*shape, 3), PINK, np.uint8)
     image[: shape[0] // 4, :, :] = 20
-    assert is_light(image)
-    assert not is_light(255 - image)
+    assert is_stained(image)
+    image[shape[0] // 4 :] = 20
+    assert not is_stained(image)
 
 
 def test_inverting_a_grey_image_changes_dark_to_light():

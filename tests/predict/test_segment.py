@@ -126,14 +126,14 @@ def segment(run, paths, out):
     return segment_files(paths, out, segmenter, params.housekeeping)
 
 
-@pytest.mark.parametrize(("scales", "light"), [((1.0,), False), ((0.5, 0.7, 1.0, 1.4), False), ((1.0,), True)])
-def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, light, monkeypatch):
+@pytest.mark.parametrize(("scales", "stained"), [((1.0,), False), ((0.5, 0.7, 1.0, 1.4), False), ((1.0,), True)])
+def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, stained, monkeypatch):
     small = {"select__max_pixels": 10_000, "predict__tile_px": 96, "predict__overlap_px": 16}
     run = lay_out_run(tmp_path / "run", seed=1, predict__scales=scales, **small)
     segmenter, params = load_run(run)
     settings = (params.contrast, params.size, params.predict, segmenter.runtime)
     image = draw_nuclei(430, 150, seed=2) // 2
-    image = 255 - image * np.array([1, 1, 0], np.uint8) if light else image
+    image = 255 - image * np.array([1, 1, 0], np.uint8) if stained else image
     ((_, probabilities, zoom),) = predict_estimated(segmenter.folds, [("a", image)], *settings)
     expected = segmenter.finder.find(probabilities, zoom)
     assert expected.max() > 5
@@ -147,7 +147,7 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, light, monkeypat
     monkeypatch.setattr(decoding, "_decode_closed", watch)
     monkeypatch.setattr("pipeline.folds.finder.decode_strips", partial(decoding.decode_strips, strip_px=4000))
     contrast = find_contrast(image, params.contrast)
-    assert contrast.is_light == light
+    assert contrast.is_stained == stained
     seen = apply_contrast(image.copy(), contrast, in_place=True)
     strips = predict_large(segmenter.folds.models, seen, zoom, params.predict, segmenter.runtime)
     found = segmenter.finder.find_in_strips(strips, image.shape[:2])
@@ -158,7 +158,7 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, light, monkeypat
     ((path, count),) = segment(run, [tmp_path / "a.tif"], tmp_path / "out")
     np.testing.assert_array_equal(tifffile.imread(path), expected)
     assert count == expected.max()
-    if light:  # people are shown the image, and not what networks see of it
+    if stained:  # people are shown the image, and not what networks see of it
         overlay = cv2.cvtColor(cv2.imread(str(tmp_path / "out" / "a.overlay.png")), cv2.COLOR_BGR2RGB)
         np.testing.assert_array_equal(overlay[expected == 0], image[expected == 0])
 
