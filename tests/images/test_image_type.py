@@ -35,7 +35,9 @@ def test_a_drawn_image_of_each_type(background, nuclei, expected):
         assert classify_image_type(np.ascontiguousarray(symmetric)) == expected
 
 
-@pytest.mark.parametrize(("colour", "stained"), [((60, 20, 80), False), (PINK, True), (WHITE, True), ((9, 9, 90), False)])
+@pytest.mark.parametrize(
+    ("colour", "stained"), [((60, 20, 80), False), (PINK, True), (WHITE, True), ((9, 9, 90), False)]
+)
 def test_stained_is_what_is_light_and_has_colours(colour, stained):
     image = np.full((64, 70, 3), colour, np.uint8)
     assert is_stained(image) == stained
