@@ -2,7 +2,8 @@
 
 Held-out folds, the test set and a user's images all pass through `predict_estimated` here: each image is seen at the
 zoom that brings its nuclei, as estimated, to the size that the networks know. Images come as they are stored, (H, W, 3)
-uint8 RGB; what networks see of them is made on the way.
+uint8 RGB; what networks see of them is made on the way. A large image of a user is the exception: `predict_large` is
+given what networks see of it, and its zoom, by `pipeline.predict.segment`, which holds it once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.diameter import zooms_to_size
 from pipeline.folds.networks import Folds
 from pipeline.folds.zoom import find_zoom
-from pipeline.images.contrast import stretch_images
+from pipeline.images.contrast import show_images
 from pipeline.images.splits import NamedImage, PreparedSplit
 from pipeline.params import ContrastParams, PredictParams, SizeParams
 from pipeline.unet.ensemble import Ensemble
@@ -41,7 +42,7 @@ def predict_estimated(
     def estimate(_: str, image: NDArray[np.uint8]) -> float:
         return find_zoom(folds, image, size, runtime)
 
-    return predict_images(folds.models, stretch_images(images, contrast), predict, runtime, estimate, advance)
+    return predict_images(folds.models, show_images(images, contrast), predict, runtime, estimate, advance)
 
 
 def predict_at(
@@ -53,7 +54,7 @@ def predict_at(
     runtime: Runtime,
 ) -> Iterator[Prediction]:
     """Yield predictions of images, averaged over `models`, at zooms that are known; without `zoom_of` at zoom 1."""
-    return predict_images(models, stretch_images(images, contrast), predict, runtime, zoom_of)
+    return predict_images(models, show_images(images, contrast), predict, runtime, zoom_of)
 
 
 def predict_true_size(

@@ -4,7 +4,7 @@ In: a network and labelled images. Out: what reads sizes off the network's featu
 """
 
 from pipeline.images.augment import build_recolour
-from pipeline.images.contrast import stretch_images
+from pipeline.images.contrast import show_images
 from pipeline.images.splits import PreparedSplit, spread
 from pipeline.params import AugmentParams, ContrastParams, SizeParams
 from pipeline.progress import track
@@ -27,7 +27,7 @@ def learn_sizes(
     Args:
         model: in `eval` mode, on the device of `runtime`.
         learnt: what it learnt from.
-        contrast: how the brightness of images is stretched.
+        contrast: how images are shown to networks.
         augment: how they are recoloured.
         size: how many images are looked at, and how.
         runtime: where the network runs, and how.
@@ -38,7 +38,7 @@ def learn_sizes(
     """
     names = learnt.table.loc[learnt.diameters_px > 0, "image_id"]
     images = learnt.select(names.iloc[spread(len(names), size.images)])
-    stretched = stretch_images(images.images(), contrast)
-    pairs = ((image, float(px)) for (_, image), px in zip(stretched, images.diameters_px, strict=True))
+    shown = show_images(images.images(), contrast)
+    pairs = ((image, float(px)) for (_, image), px in zip(shown, images.diameters_px, strict=True))
     recolour = build_recolour(augment, runtime.device)
     return fit_reader(model, track(pairs, title, len(images)), size, runtime, recolour)

@@ -4,7 +4,7 @@ In: the networks of some folds with their size readers, and an image. Out: the z
 the size that the networks know. First the reader reads a size off the network's features; then the network finds nuclei
 at the zoom that this asks for, and they are measured. The two err in different ways, the reader where the image is
 unlike all that it was fitted on, what was found where nuclei are merged or in pieces: the mean of both, in octaves, is
-taken. At that zoom nuclei are found and measured once more.
+taken. At that zoom nuclei are found and measured once more, and the mean of the two zooms is taken.
 
 Source: Cellpose estimates sizes by these two steps too; Stringer et al. 2021, Nature Methods 18:100, "Size model"
     (doi:10.1038/s41592-020-01018-x).
@@ -42,7 +42,7 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
 
     Args:
         folds: networks, in `eval` mode and on the device of `runtime`, and their readers.
-        image: (H, W, 3) uint8 RGB, stretched.
+        image: (H, W, 3) uint8 RGB, as networks see it.
         size: that size, 0 where networks were trained on native sizes, which gives zoom 1; and how to look at images.
         runtime: where the networks run, and how.
     """
@@ -73,7 +73,7 @@ def measure_diameter(
 
     Args:
         model: in `eval` mode, on the device of `runtime`.
-        image: (H, W, 3) uint8 RGB, stretched.
+        image: (H, W, 3) uint8 RGB, as networks see it.
         zoom: the network sees the image this many times larger.
         size: the size that it knows, and how large a window it is shown.
         runtime: where the network runs, and how.

@@ -5,14 +5,14 @@ colours keep their hue. Fluorescence images of the competition end at 15 of 255 
 
 Of a stained image the network sees how much light it absorbs: the optical density of its red channel, stretched in the
 same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them: the stains of nuclei, as
-haematoxylin, absorb red, and eosin, the usual one of all else, lets it through. A density needs to know where no light
-is: what is added to the values of a stained image changes it.
+haematoxylin, absorb red, and eosin, the usual one of all else, lets it through.
 
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
 nuclei that there are. Where there is nothing else, noise would be stretched: so the range is at least a number of times
 as wide as the noise, and as the steps between values. All of this moves along with the values: whatever they are
-multiplied by, and whatever is added to them, the levels are the same.
+multiplied by, and whatever is added to them, the levels are the same. A density alone needs to know where no light is:
+what is added to the values of a stained image changes how it is seen.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,8 +33,8 @@ _CUT_SHARE, _CUT_PX = 0.001, 50
 # Noise is the standard deviation within blocks, in the block at this percentile, of mere background. In small images
 # blocks are smaller, down to a side of 4; fewer than 20 say nothing.
 _BLOCK_PX, _QUIET_PERCENT, _LEAST_BLOCKS = 16, 5, 20
-# The range is at least so many times as wide as the noise: as it is in every image of the competition, where the least
-# is 44.
+# The range is at least so many times as wide as the noise: as it is in every image of the competition that is shown as
+# it is, where the least is 44.
 _NOISE_SPAN = 44
 # And at least so many times as the step between two values, unless it is more than half of all that the type can hold.
 _STEP_SPAN = 8
@@ -71,11 +71,11 @@ class Contrast(NamedTuple):
 
     Attributes:
         levels: (256,) uint8, in which each value is looked up.
-        is_stained: values are those of the red channel, for all three.
+        as_density: values are those of the red channel, for all three.
     """
 
     levels: NDArray[np.uint8]
-    is_stained: bool
+    as_density: bool
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
@@ -83,15 +83,15 @@ def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
 
     Without a stretch, densities of 0 .. 2 become 0 .. 255.
     """
-    stained = params.density and is_stained(image)
-    values = _DENSITIES if stained else _LEVELS
+    as_density = params.density and is_stained(image)
+    values = _DENSITIES if as_density else _LEVELS
     low, span = 0.0, float(values.max())
     if params.stretch:
-        low, span = find_range(image[..., :1], _DENSITIES) if stained else find_range(image)
+        low, span = find_range(image[..., :1], _DENSITIES) if as_density else find_range(image)
         # What `to_levels` made is not rounded a second time.
-        if not stained and low == 0 and abs(span - 255) < _HALF_NOISE:
+        if not as_density and low == 0 and abs(span - 255) < _HALF_NOISE:
             span = 255.0
-    return Contrast(_level(values, low, span), stained)
+    return Contrast(_level(values, low, span), as_density)
 
 
 def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) -> tuple[float, float]:
@@ -99,7 +99,8 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
 
     Args:
         image: (H, W, C) uint8, uint16 or float32, C of 1 or 3.
-        meaning: (256,) of an image of uint8, the value that each level stands for, falling or rising; else itself.
+        meaning: (256,) the value that each level of an image of uint8 stands for, in rising or falling order; without
+            it a value stands for itself.
     """
     cut = min(int(_CUT_SHARE * image.size), _CUT_PX * image.shape[2])
     darkest, brightest, values, deviations = [], [], [], []
@@ -113,7 +114,7 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
     ends = np.stack([np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]])
     levels = np.unique(np.concatenate(values))
     if meaning is not None:
-        ends, levels = meaning[ends], np.sort(meaning[levels])
+        ends, levels = meaning[ends], np.unique(meaning[levels])
     low, high = sorted(map(float, ends))
     noise = _find_noise(np.concatenate(deviations))
     steps = np.diff(levels.astype(np.float64))
@@ -128,26 +129,26 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
 def apply_contrast(image: NDArray[np.uint8], contrast: Contrast, in_place: bool = False) -> NDArray[np.uint8]:
     """Return image (H, W, 3) uint8 as the network sees it.
 
-    With `in_place` it takes little memory: an image is overwritten and returned; a stained one keeps its colours, and
-    what is returned has one channel, which is read as three and cannot be written to.
+    With `in_place` it takes less memory: an image is overwritten and returned. One that is seen as densities keeps its
+    colours, and what is returned takes the memory of one channel, which is read as three and cannot be written to.
     """
-    source = image[..., :1] if contrast.is_stained else image
-    seen = image if in_place and not contrast.is_stained else np.empty(source.shape, np.uint8)
+    source = image[..., :1] if contrast.as_density else image
+    seen = image if in_place and not contrast.as_density else np.empty(source.shape, np.uint8)
     for rows in split_rows(image):
         values = np.ascontiguousarray(source[rows])
         seen[rows] = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
-    if not contrast.is_stained:
+    if not contrast.as_density:
         return seen
     return np.broadcast_to(seen, image.shape) if in_place else seen.repeat(3, axis=2)
 
 
-def stretch_images(images: Iterable[Named], params: ContrastParams) -> Iterator[Named]:
-    """Yield each image (H, W, 3) uint8 RGB stretched, under its name."""
+def show_images(images: Iterable[Named], params: ContrastParams) -> Iterator[Named]:
+    """Yield each image (H, W, 3) uint8 RGB as networks see it, under its name."""
     for name, image in images:
-        stretched = apply_contrast(image, find_contrast(image, params))
+        seen = apply_contrast(image, find_contrast(image, params))
         del image  # who waits for the next one holds no image that was handed on
-        yield name, stretched
-        del stretched
+        yield name, seen
+        del seen
 
 
 def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
@@ -157,7 +158,7 @@ def brighten_image(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
         return image, False
     gain = 255 / max(brightest, 1.0)
     levels = np.minimum(np.arange(256, dtype=np.float32) * np.float32(gain), 255).astype(np.uint8)
-    return apply_contrast(image, Contrast(levels, is_stained=False)), True
+    return apply_contrast(image, Contrast(levels, as_density=False)), True
 
 
 def split_rows(image: NDArray[Any]) -> Iterator[slice]:
@@ -209,6 +210,7 @@ def _find_deviations(strip: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.
         side //= 2
     rows, columns = len(grey) // side, shape[1] // side
     blocks = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    blocks = blocks - blocks[:, :1, :, :1]  # whatever the value of a block that has one, its deviation is exactly 0
     return np.asarray(blocks.std(axis=(1, 3)).ravel(), np.float32)
 
 

@@ -78,13 +78,13 @@ class TrainingImages:
     def cut(
         self, seed: int, sample: int, tile_px: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32], np.random.Generator]:
-        """Return the tile (T, T, 3) of a sample, stretched, its label map (T, T), and the generator of what is left."""
+        """Return the tile (T, T, 3) of a sample, its label map (T, T), and the generator of what is left."""
         index, rng = self.draw_image(seed, sample)
         image, label_map = self._split.image(self._ids[index]), self._split.label_map(self._ids[index])
         return *cut_tile(image, label_map, tile_px, float(self._zooms[index]), rng, self._contrasts[index]), rng
 
     def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-        """Yield each image (H, W, 3) uint8 and its label map (H, W) int32, stretched, at the zoom of its tiles."""
+        """Yield each image (H, W, 3) uint8, as networks see it, and its label map (H, W) int32, both zoomed."""
         for image_id, zoom, contrast in zip(self._ids, self._zooms, self._contrasts, strict=True):
             seen = apply_contrast(self._split.image(image_id), contrast)
             yield zoom_pair(seen, self._split.label_map(image_id), float(zoom))

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 IMAGE_TYPES = ("fluorescence", "brightfield", "purple_on_white", "purple_on_purple", "colour_on_dark")
+# Stains that light came through: coloured, and light.
+STAINED_TYPES = ("purple_on_white", "purple_on_purple")
 
 # The mean of max(R, G, B) - min(R, G, B) is 0 in every grey image and at least 11.9 in every stained one.
 _COLOUR_CHROMA = 4.0
@@ -41,9 +43,8 @@ def classify_image_type(image: NDArray[np.uint8]) -> str:
 
 
 def is_stained(image: NDArray[np.uint8]) -> bool:
-    """Say whether an image (H, W, 3) uint8 RGB is of stains that light came through: coloured, and light."""
-    luminance, chroma = _measure_colours(image)
-    return float(np.median(luminance)) >= _LIGHT_MEDIAN and float(chroma.mean()) >= _COLOUR_CHROMA
+    """Say whether an image (H, W, 3) uint8 RGB is of stains that light came through."""
+    return classify_image_type(image) in STAINED_TYPES
 
 
 def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:

@@ -8,7 +8,8 @@ brightness is stretched for itself: `pipeline.images.tiff` says what a picture i
 written one by one, but on a GPU, which sees some of one shape together.
 
 An image with more pixels than `select.max_pixels` passes in strips from the network to its nuclei: besides the image
-and its label map, the memory that it takes grows with its width and not with its area.
+(and one channel more, where it is seen as densities) and its label map, the memory that it takes grows with its width
+and not with its area.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -239,7 +240,7 @@ def _find_nuclei(
 ) -> NDArray[np.int32]:
     """Return an image's label map (H, W) int32.
 
-    Those of a large image are found while the networks predict, strip by strip: besides it there is only its label map.
+    Those of a large image are found while the networks predict, strip by strip.
     """
     height, width = opened.image.shape[:2]
     if is_noise(opened.image):

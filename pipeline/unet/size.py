@@ -86,7 +86,7 @@ def cut_window(
 
     Args:
         model: in `eval` mode, on the device of `runtime`.
-        image: (H, W, 3) uint8 RGB, its brightness stretched.
+        image: (H, W, 3) uint8 RGB, as networks see it.
         zoom: the network sees the image's middle this many times larger.
         window_px: the longest side of what it sees, before it is rounded up to what the network takes.
         runtime: where the network runs, and how.
@@ -117,7 +117,7 @@ def fit_reader(
 
     Args:
         model: in `eval` mode, on the device of `runtime`.
-        images: each (H, W, 3) uint8 RGB, stretched, and the median diameter of its nuclei in px, above 0.
+        images: each (H, W, 3) uint8 RGB, as networks see it, and the median diameter of its nuclei in px, above 0.
         size: the diameter that the U-Net was trained near, and at which zooms images are looked at.
         runtime: where the network runs, and how.
         recolour: changes the colours of what the network sees, (1, 3, H, W) in [0, 1]; without it each look is one.
@@ -155,7 +155,7 @@ def read_octaves(model: NormalizedUNet, reader: SizeReader, image: Image, size: 
     Args:
         model: in `eval` mode, on the device of `runtime`.
         reader: of the model.
-        image: (H, W, 3) uint8 RGB, stretched.
+        image: (H, W, 3) uint8 RGB, as networks see it.
         size: the wanted size, and how to look at images.
         runtime: where the network runs, and how.
     """

@@ -18,7 +18,7 @@ from pipeline.folds import training as folds_training
 from pipeline.folds.finder import read_decodings
 from pipeline.folds.networks import load_models
 from pipeline.images import augment
-from pipeline.images.contrast import stretch_images
+from pipeline.images.contrast import show_images
 from pipeline.nuclei.decoding import decode_instances
 from pipeline.params import Params, load_params
 from pipeline.unet import runtime, training
@@ -142,8 +142,8 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
     def run() -> None:
-        stretched = iter(stretch_images(images, params.contrast))
-        read = watch.wrapped("contrast", lambda: next(stretched, None))
+        shown = iter(show_images(images, params.contrast))
+        read = watch.wrapped("contrast", lambda: next(shown, None))
         predicted = predict_images(models, iter(read, None), one_view, where)
         decode = watch.wrapped("decoding", decode_instances)
         for _, probabilities, _ in predicted:

@@ -15,7 +15,7 @@ from pipeline.images.dataset import TileDataset, TrainingImages, cut_tile, make_
 from pipeline.params import ContrastParams
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
-PLAIN = Contrast(np.arange(256, dtype=np.uint8), is_stained=False)
+PLAIN = Contrast(np.arange(256, dtype=np.uint8), as_density=False)
 TABLE = pd.DataFrame({"image_type": TYPES, "weight": 1.0})
 
 
@@ -202,13 +202,13 @@ class TestTiles:
         assert np.array_equal(ids, expected)
         assert np.array_equal(tile[..., 2], expected)
 
-    @pytest.mark.parametrize("zoom", [0.5, 1.0, 1.7])
+    @pytest.mark.parametrize("zoom", [0.5, 0.7, 1.7])
     def test_a_tile_of_a_stained_image_is_what_prediction_sees_of_it(self, zoom):
         """Prediction takes densities first and zooms then."""
         image = np.full((60, 60, 3), (230, 120, 200), np.uint8)
-        image[20:40, 20:40] = 60, 40, 140
+        image[21:40, 21:40] = 60, 40, 140  # in halves, pixels of both colours go together
         contrast = find_contrast(image, ContrastParams(stretch=True, density=True))
-        assert contrast.is_stained
+        assert contrast.as_density
         side = round(60 * zoom)
         tile, _ = cut_tile(image, np.zeros((60, 60), np.uint16), side, zoom, np.random.default_rng(0), contrast)
         how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR

@@ -13,7 +13,7 @@ from pipeline.images.contrast import apply_contrast, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.params import ContrastParams
 
-CONTRAST = ContrastParams(stretch=True, density=False)
+CONTRAST = ContrastParams(stretch=True, density=True)
 LIMIT = 10**6
 
 

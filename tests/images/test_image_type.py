@@ -1,5 +1,7 @@
 """The type of an image follows from its pixels: light or dark, grey or stained, on what background."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -46,12 +48,13 @@ def test_stained_is_what_is_light_and_has_colours(colour, stained):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (70, 40000), (2000, 2000)])
 def test_all_parts_of_an_image_of_any_shape_are_looked_at(shape):
-    """Three quarters are light; of the image turned about, three quarters are dark."""
-    image = np.full((*shape, 3), PINK, np.uint8)
-    image[: shape[0] // 4, :, :] = 20
-    assert is_stained(image)
-    image[shape[0] // 4 :] = 20
-    assert not is_stained(image)
+    """Wherever the smaller part of an image lies, the larger one says what it is."""
+    for start, side in product((0, 1), (0, 1)):
+        for colour, other in ((PINK, (20, 20, 20)), ((20, 20, 20), PINK)):
+            image = np.full((*shape, 3), colour, np.uint8)
+            part = shape[side] // 4
+            np.moveaxis(image, side, 0)[start * (shape[side] - part) :][:part] = other
+            assert is_stained(image) == (colour == PINK)
 
 
 def test_inverting_a_grey_image_changes_dark_to_light():

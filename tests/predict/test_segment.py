@@ -147,7 +147,7 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, stained, monkeyp
     monkeypatch.setattr(decoding, "_decode_closed", watch)
     monkeypatch.setattr("pipeline.folds.finder.decode_strips", partial(decoding.decode_strips, strip_px=4000))
     contrast = find_contrast(image, params.contrast)
-    assert contrast.is_stained == stained
+    assert contrast.as_density == stained
     seen = apply_contrast(image.copy(), contrast, in_place=True)
     strips = predict_large(segmenter.folds.models, seen, zoom, params.predict, segmenter.runtime)
     found = segmenter.finder.find_in_strips(strips, image.shape[:2])
