@@ -16,7 +16,9 @@ from pipeline.errors import InputError, shorten
 COMPETITION = "data-science-bowl-2018"
 
 _INSTALL = "install the client (`pip install -c constraints.txt -e '.[kaggle]'`)"
-_TOKEN = "make a new API token at https://www.kaggle.com/settings and put it at ~/.kaggle/kaggle.json"
+_TOKEN = (
+    "make a new API token at https://www.kaggle.com/settings and put it where that page says (~/.kaggle/kaggle.json)"
+)
 # What the client or the server behind it says, and the cure; the first that fits counts.
 _CURES = (
     (
