@@ -3,7 +3,7 @@
 Held-out folds, the test set and a user's images all pass through `predict_estimated` here: each image is seen at the
 zoom that brings its nuclei, as estimated, to the size that the networks know. Images come as they are stored, (H, W, 3)
 uint8 RGB; what networks see of them is made on the way. A large image of a user is the exception: `predict_large` is
-given what networks see of it, and its zoom, by `pipeline.predict.segment`, which holds it once.
+given what networks see of it, and its zoom, by `pipeline.predict.segment`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from pipeline.params import ContrastParams, PredictParams, SizeParams
 from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.predict import Advance, FindZoom, predict_images, predict_strips
-from pipeline.unet.prediction import Prediction
+from pipeline.unet.prediction import Prediction, Windows
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.views import views_of
 
@@ -71,13 +71,13 @@ def predict_true_size(
 
 
 def predict_large(
-    models: Sequence[NormalizedUNet], seen: NDArray[np.uint8], zoom: float, predict: PredictParams, runtime: Runtime
+    models: Sequence[NormalizedUNet], seen: Windows, zoom: float, predict: PredictParams, runtime: Runtime
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the mean over zooms of the prediction that `predict_at` makes of one image, strip by strip.
 
     Args:
         models: the networks to average.
-        seen: (H, W, 3) uint8 RGB, as networks see it: with its contrast applied.
+        seen: (H, W, 3) uint8 RGB, as networks see it.
         zoom: that it is seen at.
         predict: views, zooms and tiles.
         runtime: where the networks run.

@@ -14,13 +14,13 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.diameter import equivalent_diameter
 from pipeline.folds.networks import Folds
 from pipeline.nuclei.decoding import Decoding, decode_instances
 from pipeline.params import SizeParams
 from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.prediction import Windows
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.size import bound_zoom, cut_window, read_octaves
 
@@ -37,7 +37,7 @@ _WHOLE = 3
 _PIECE = 0.25
 
 
-def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime: Runtime) -> float:
+def find_zoom(folds: Folds, image: Windows, size: SizeParams, runtime: Runtime) -> float:
     """Return the zoom that brings an image's median nucleus to the size that networks know: the median over networks.
 
     Args:
@@ -64,9 +64,7 @@ def find_zoom(folds: Folds, image: NDArray[np.uint8], size: SizeParams, runtime:
 
 
 @torch.inference_mode()
-def measure_diameter(
-    model: NormalizedUNet, image: NDArray[np.uint8], zoom: float, size: SizeParams, runtime: Runtime
-) -> float:
+def measure_diameter(model: NormalizedUNet, image: Windows, zoom: float, size: SizeParams, runtime: Runtime) -> float:
     """Return the median diameter, in px of an image, of the nuclei that a network finds in its middle; 0 if none.
 
     Pieces and specks, many as they may be, do not count.

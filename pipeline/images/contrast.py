@@ -3,9 +3,9 @@
 In: an image of any real type. Out: the same image in uint8, its range stretched linearly, all channels alike, so that
 colours keep their hue. Fluorescence images of the competition end at 15 of 255 as often as at 255.
 
-Of a stained image the network sees how much light it absorbs: the optical density of its red channel, stretched in the
-same way. There nuclei are bright on dark as in fluorescence, whatever colours surround them: the stains of nuclei, as
-haematoxylin, absorb red, and eosin, the usual one of all else, lets it through.
+Of a stained image the network sees how much light it absorbs: the optical densities of its channels, their colours
+paled, stretched in the same way. There nuclei are bright on dark as in fluorescence, since they absorb most. Colours
+tell them from what lies around them, but are others in every laboratory: a third of them is kept.
 
 The range is that of the image smoothed by a median of 3 x 3, in which hot and dead pixels are gone. A share of it is
 cut off at each end, but never more pixels than a nucleus has: in a large frame the brightest thousandth may be all the
@@ -43,9 +43,12 @@ _STRIP_VALUES = 2**20  # at a time: floats of a whole image would be many times 
 _HALF = 0.5 + 2**-10
 _HALF_NOISE = 3  # levels by which the noise of rounded values may move the range
 _LEVELS = np.arange(256)
-# The optical density of each level, minus the natural logarithm of the share of light; 2 leaves 14 %, and nuclei are
-# seldom denser.
-_DENSITIES = np.minimum(-np.log(np.maximum(_LEVELS, 1) / 255), 2).astype(np.float32)
+# The optical density of each level, minus the natural logarithm of the share of light, as 0 .. 255; 255 stands for 2,
+# which leaves 14 %: nuclei are seldom denser.
+_DENSITIES = (np.minimum(-np.log(np.maximum(_LEVELS, 1) / 255), 2) * 127.5).astype(np.float32)
+# A third of each channel's own density, the rest the mean of all three: by it stained images that training lacks score
+# best, and those that it has no less than in full colours (pipeline/studies/unseen.md).
+_PALE = np.full((3, 3), 2 / 9, np.float32) + np.eye(3, dtype=np.float32) / 3
 # An image whose brightest pixels stay below this is brightened for display; a screen shows little of it otherwise.
 _DIM = 160
 
@@ -71,7 +74,7 @@ class Contrast(NamedTuple):
 
     Attributes:
         levels: (256,) uint8, in which each value is looked up.
-        as_density: values are those of the red channel, for all three.
+        as_density: the values are those of `to_densities`.
     """
 
     levels: NDArray[np.uint8]
@@ -79,28 +82,31 @@ class Contrast(NamedTuple):
 
 
 def find_contrast(image: NDArray[np.uint8], params: ContrastParams) -> Contrast:
-    """Return what stretches an image (H, W, 3) uint8; where neither density nor a stretch is asked for, what keeps it.
-
-    Without a stretch, densities of 0 .. 2 become 0 .. 255.
-    """
+    """Return how an image (H, W, 3) uint8 is shown; where neither density nor a stretch is asked for, as it is."""
     as_density = params.density and is_stained(image)
-    values = _DENSITIES if as_density else _LEVELS
-    low, span = 0.0, float(values.max())
+    low, span = 0.0, 255.0
     if params.stretch:
-        low, span = find_range(image[..., :1], _DENSITIES) if as_density else find_range(image)
+        low, span = find_range(to_densities(image) if as_density else image)
         # What `to_levels` made is not rounded a second time.
-        if not as_density and low == 0 and abs(span - 255) < _HALF_NOISE:
+        if low == 0 and abs(span - 255) < _HALF_NOISE:
             span = 255.0
-    return Contrast(_level(values, low, span), as_density)
+    return Contrast(_level(_LEVELS, low, span), as_density)
 
 
-def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) -> tuple[float, float]:
+def to_densities(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the optical densities of an image (H, W, 3) uint8, 0 .. 2 as 0 .. 255, their colours paled to a third."""
+    densities = np.empty(image.shape, np.uint8)
+    for rows in split_rows(image):
+        strip = cv2.transform(cv2.LUT(np.ascontiguousarray(image[rows]), _DENSITIES), _PALE)
+        densities[rows] = np.rint(strip)
+    return densities
+
+
+def find_range(image: NDArray[Any]) -> tuple[float, float]:
     """Return the value of an image that becomes 0, and how far above it, more than 0, is the one that becomes 255.
 
     Args:
         image: (H, W, C) uint8, uint16 or float32, C of 1 or 3.
-        meaning: (256,) the value that each level of an image of uint8 stands for, in rising or falling order; without
-            it a value stands for itself.
     """
     cut = min(int(_CUT_SHARE * image.size), _CUT_PX * image.shape[2])
     darkest, brightest, values, deviations = [], [], [], []
@@ -110,36 +116,31 @@ def find_range(image: NDArray[Any], meaning: NDArray[np.float32] | None = None) 
         darkest.append(lowest)
         brightest.append(highest)
         values.append(_list_values(strip[::thin, ::thin]))
-        deviations.append(_find_deviations(strip if meaning is None else meaning[strip], image.shape))
-    ends = np.stack([np.sort(np.concatenate(darkest))[cut], np.sort(np.concatenate(brightest))[-1 - cut]])
-    levels = np.unique(np.concatenate(values))
-    if meaning is not None:
-        ends, levels = meaning[ends], np.unique(meaning[levels])
-    low, high = sorted(map(float, ends))
+        deviations.append(_find_deviations(strip, image.shape))
+    low, high = float(np.sort(np.concatenate(darkest))[cut]), float(np.sort(np.concatenate(brightest))[-1 - cut])
     noise = _find_noise(np.concatenate(deviations))
-    steps = np.diff(levels.astype(np.float64))
+    steps = np.diff(np.unique(np.concatenate(values)).astype(np.float64))
     step = float(steps.min()) if steps.size else 1.0
-    if meaning is not None:
-        most = float(meaning.max())
-    else:
-        most = np.iinfo(image.dtype).max if image.dtype.kind == "u" else np.inf
+    most = np.iinfo(image.dtype).max if image.dtype.kind == "u" else np.inf
     return low, max(high - low, _NOISE_SPAN * noise, 0.0 if high - low > most / 2 else _STEP_SPAN * step)
 
 
-def apply_contrast(image: NDArray[np.uint8], contrast: Contrast, in_place: bool = False) -> NDArray[np.uint8]:
-    """Return image (H, W, 3) uint8 as the network sees it.
+def apply_contrast(image: NDArray[np.uint8], contrast: Contrast) -> NDArray[np.uint8]:
+    """Return an image, or a part of it, (H, W, 3) uint8 as the network sees it."""
+    values = np.ascontiguousarray(to_densities(image) if contrast.as_density else image)
+    return np.asarray(cv2.LUT(values, contrast.levels), np.uint8).reshape(values.shape)
 
-    With `in_place` it takes less memory: an image is overwritten and returned. One that is seen as densities keeps its
-    colours, and what is returned takes the memory of one channel, which is read as three and cannot be written to.
-    """
-    source = image[..., :1] if contrast.as_density else image
-    seen = image if in_place and not contrast.as_density else np.empty(source.shape, np.uint8)
-    for rows in split_rows(image):
-        values = np.ascontiguousarray(source[rows])
-        seen[rows] = np.asarray(cv2.LUT(values, contrast.levels)).reshape(values.shape)
-    if not contrast.as_density:
-        return seen
-    return np.broadcast_to(seen, image.shape) if in_place else seen.repeat(3, axis=2)
+
+class Shown:
+    """An image (H, W, 3) uint8 as the network sees it, of which no more is made than is looked at."""
+
+    def __init__(self, image: NDArray[np.uint8], contrast: Contrast) -> None:
+        self.shape = image.shape
+        self._image, self._contrast = image, contrast
+
+    def __getitem__(self, window: Any) -> NDArray[np.uint8]:
+        """Return a window (h, w, 3) uint8; `window` indexes rows and columns."""
+        return apply_contrast(self._image[window], self._contrast)
 
 
 def show_images(images: Iterable[Named], params: ContrastParams) -> Iterator[Named]:

@@ -8,8 +8,7 @@ brightness is stretched for itself: `pipeline.images.tiff` says what a picture i
 written one by one, but on a GPU, which sees some of one shape together.
 
 An image with more pixels than `select.max_pixels` passes in strips from the network to its nuclei: besides the image
-(and one channel more, where it is seen as densities) and its label map, the memory that it takes grows with its width
-and not with its area.
+and its label map, the memory that it takes grows with its width and not with its area.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from pipeline.folds.finder import NucleusFinder, is_large, load_finder
 from pipeline.folds.networks import Folds, load_folds
 from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
 from pipeline.folds.zoom import find_zoom
-from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.contrast import Shown, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
@@ -252,7 +251,7 @@ def _find_nuclei(
         label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
         return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)
 
-    seen = apply_contrast(opened.image, find_contrast(opened.image, segmenter.contrast), in_place=True)
+    seen = Shown(opened.image, find_contrast(opened.image, segmenter.contrast))
     zoom = find_zoom(segmenter.folds, seen, segmenter.size, segmenter.runtime)
     _tell_end(opened, zoom, segmenter)
 

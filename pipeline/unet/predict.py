@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.params import PredictParams
 from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import OUT_CHANNELS, NormalizedUNet
-from pipeline.unet.prediction import Prediction
+from pipeline.unet.prediction import Prediction, Windows
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.tiling import AxisTiles, plan_axis
 from pipeline.unet.views import views_of
@@ -113,7 +113,7 @@ def predict_stack(
     return output
 
 
-def predict_strips(ensemble: Ensemble, image: Image, params: PredictParams, zoom: float = 1.0) -> Iterator[Image]:
+def predict_strips(ensemble: Ensemble, image: Windows, params: PredictParams, zoom: float = 1.0) -> Iterator[Image]:
     """Yield the probabilities of an `image` (H, W, 3) uint8 RGB, seen at `zoom`, as strips (rows, W, 3) from the top.
 
     They are uint8, already the mean over `params.scales`, and what `average_zooms` makes of `predict_stack`, to the
@@ -145,7 +145,7 @@ def _average(strips: Sequence[Image]) -> Image:
     return mean.round().astype(np.uint8)
 
 
-def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, params: PredictParams) -> Iterator[Image]:
+def _predict_rows(ensemble: Ensemble, images: Sequence[Windows], zoom: float, params: PredictParams) -> Iterator[Image]:
     """Yield the images' probabilities at one zoom, as bands (N, rows, W, 3) uint8 from the top down.
 
     The sum over tiles is kept for the rows of one row of tiles; rows above the next one are complete, and leave. While
@@ -181,7 +181,7 @@ def _predict_rows(ensemble: Ensemble, images: Sequence[Image], zoom: float, para
 
 def _predict_tiles(
     ensemble: Ensemble,
-    images: Sequence[Image],
+    images: Sequence[Windows],
     rows: AxisTiles,
     columns: AxisTiles,
     row: int,

@@ -1,9 +1,20 @@
-"""What the networks say of one image: made by `predict`, and all that what comes after it needs to know of them."""
+"""What goes into prediction and what comes out of it, and all that those who make either need to know of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Windows(Protocol):
+    """An image (H, W, 3) uint8 of which windows are looked at: an array, or what makes each as it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3)."""
+
+    def __getitem__(self, window: Any, /) -> Any:
+        """Return a window (h, w, 3) uint8; `window` indexes rows and columns as an array is indexed."""
 
 
 class Prediction(NamedTuple):

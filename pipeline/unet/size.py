@@ -28,6 +28,7 @@ from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
 from pipeline.params import SizeParams
 from pipeline.unet.model import NormalizedUNet
+from pipeline.unet.prediction import Windows
 from pipeline.unet.runtime import Runtime
 
 Image = NDArray[np.uint8]
@@ -57,7 +58,7 @@ class SizeReader:
         return float(features.astype(np.float64) @ self.weight) + self.bias
 
 
-def extract_features(model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime) -> Features:
+def extract_features(model: NormalizedUNet, image: Windows, zoom: float, window_px: int, runtime: Runtime) -> Features:
     """Return the features (F,) float32 of an image's middle; arguments as of `cut_window`."""
     return pool_features(model, cut_window(model, image, zoom, window_px, runtime)[0], runtime)
 
@@ -78,7 +79,7 @@ def pool_features(model: NormalizedUNet, window: Tensor, runtime: Runtime) -> Fe
 
 
 def cut_window(
-    model: NormalizedUNet, image: Image, zoom: float, window_px: int, runtime: Runtime
+    model: NormalizedUNet, image: Windows, zoom: float, window_px: int, runtime: Runtime
 ) -> tuple[Tensor, tuple[int, int]]:
     """Return the middle of an image as a network is shown it, (1, 3, H, W) in [0, 1] on the device, and its own size.
 
@@ -149,7 +150,9 @@ def fit_reader(
     return SizeReader(weight, float(ridge.intercept_ - mean @ weight))
 
 
-def read_octaves(model: NormalizedUNet, reader: SizeReader, image: Image, size: SizeParams, runtime: Runtime) -> float:
+def read_octaves(
+    model: NormalizedUNet, reader: SizeReader, image: Windows, size: SizeParams, runtime: Runtime
+) -> float:
     """Return log2 of the zoom that brings an image's median nucleus to the size that networks know, as it is read.
 
     Args:

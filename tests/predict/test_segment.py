@@ -19,7 +19,7 @@ from skimage.segmentation import find_boundaries
 
 from pipeline.errors import InputError
 from pipeline.folds.prediction import predict_estimated, predict_large
-from pipeline.images.contrast import apply_contrast, find_contrast
+from pipeline.images.contrast import Shown, brighten_image, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.nuclei import decoding
 from pipeline.params import load_params
@@ -121,6 +121,14 @@ def load_run(run):
     return load_segmenter(run / "folds", params.folds.ids, params.recipe, params.predict, params.select), params
 
 
+def renumber(label_map):
+    """Return the label map with ids in the order of their first pixels."""
+    ids, firsts, places = np.unique(label_map, return_index=True, return_inverse=True)
+    ranks = np.zeros(len(ids), int)
+    ranks[ids > 0] = firsts[ids > 0].argsort().argsort() + 1
+    return ranks[places].reshape(label_map.shape)
+
+
 def segment(run, paths, out):
     segmenter, params = load_run(run)
     return segment_files(paths, out, segmenter, params.housekeeping)
@@ -148,19 +156,20 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, stained, monkeyp
     monkeypatch.setattr("pipeline.folds.finder.decode_strips", partial(decoding.decode_strips, strip_px=4000))
     contrast = find_contrast(image, params.contrast)
     assert contrast.as_density == stained
-    seen = apply_contrast(image.copy(), contrast, in_place=True)
+    seen = Shown(image, contrast)
     strips = predict_large(segmenter.folds.models, seen, zoom, params.predict, segmenter.runtime)
     found = segmenter.finder.find_in_strips(strips, image.shape[:2])
     assert len(decoded) > 3
     assert max(decoded) < len(image)
-    np.testing.assert_array_equal(found, expected)
+    # A nucleus that the end of a strip cuts gets its number with those of the next strip.
+    np.testing.assert_array_equal(renumber(found), renumber(expected))
     tifffile.imwrite(tmp_path / "a.tif", image)
     ((path, count),) = segment(run, [tmp_path / "a.tif"], tmp_path / "out")
-    np.testing.assert_array_equal(tifffile.imread(path), expected)
+    np.testing.assert_array_equal(tifffile.imread(path), found)
     assert count == expected.max()
-    if stained:  # people are shown the image, and not what networks see of it
-        overlay = cv2.cvtColor(cv2.imread(str(tmp_path / "out" / "a.overlay.png")), cv2.COLOR_BGR2RGB)
-        np.testing.assert_array_equal(overlay[expected == 0], image[expected == 0])
+    # People are shown the image, and not what networks see of it.
+    overlay = cv2.cvtColor(cv2.imread(str(tmp_path / "out" / "a.overlay.png")), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(overlay[expected == 0], brighten_image(image)[0][expected == 0])
 
 
 def test_large_and_small_images_keep_their_order_and_faults_come_last(run, tmp_path, monkeypatch):
