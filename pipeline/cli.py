@@ -185,7 +185,7 @@ def _summary(_: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from pipeline.experiments.compare_unseen import COMPARISONS
+    from pipeline.experiments.comparisons import COMPARISONS
     from pipeline.experiments.runs import load_run
     from pipeline.params import load_params
 

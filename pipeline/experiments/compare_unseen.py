@@ -1,24 +1,22 @@
 """Runs ranked by what they find of acquisitions that training lacks, and whether a difference is more than chance.
 
 In: each run's AP by cluster, as its cv.json holds it, the first being the baseline. Out: an `UnseenComparison`, and its
-plain text. Clusters count alike and are what is resampled: would a difference hold on other acquisitions? COMPARISONS
-has this beside the comparison of fold scores, by what `compare --by` calls them.
+plain text. Clusters count alike and are what is resampled: would a difference hold on other acquisitions?
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import InputError
-from pipeline.experiments.compare import align_rows, compare_runs, format_comparison, format_score
-from pipeline.experiments.runs import Run
+from pipeline.experiments.compare import align_rows, format_score
 from pipeline.experiments.statistics import LEVEL, paired_bootstrap
-from pipeline.experiments.unseen import MEASURE, unseen_clusters, unseen_map
+from pipeline.experiments.unseen import FEWEST_CLUSTERS, MEASURE, unseen_map
 from pipeline.params import EvaluateParams
 
 
 @dataclass(frozen=True)
 class UnseenDifference:
-    """A run less the baseline, on the clusters that both have; no interval (None) where that is a single one."""
+    """A run less the baseline, on the clusters that both have; no interval (None) where they are too few."""
 
     name: str
     baseline: str
@@ -68,16 +66,17 @@ def _compare_pair(
     pairs = [first[key] for key in common], [second[key] for key in common]
     clusters = dict(zip(common, (b - a for a, b in zip(*pairs, strict=True)), strict=True))
     mean, low, high = sum(clusters.values()) / len(clusters), None, None
-    if len(common) > 1:
+    if len(common) >= FEWEST_CLUSTERS:
         mean, low, high = paired_bootstrap(*pairs, common, params.bootstrap, params.seed)
     verdict = judge_unseen(baseline, name, mean, low, high)
     return UnseenDifference(name, baseline, mean, low, high, clusters, notes, verdict)
 
 
 def judge_unseen(baseline: str, name: str, mean: float, low: float | None, high: float | None) -> str:
-    """Return in words what the difference `mean` (name less baseline) with its interval allows to say."""
+    """Return in words what the difference `mean` (name less baseline) with its interval, if any, allows to say."""
     if low is None or high is None:
-        return f"{name} less {baseline} is {mean:+z.3f}, on one cluster: too few to tell them apart"
+        few = f"common clusters are fewer than {FEWEST_CLUSTERS}: too few to tell them apart"
+        return f"{name} less {baseline} is {mean:+z.3f}; {few}"
     if mean == low == high == 0:
         return f"{name} and {baseline} score the common clusters alike: no difference"
     spread = f"{100 * LEVEL:.0f} % interval {low:+z.3f} .. {high:+z.3f} over clusters"
@@ -98,26 +97,3 @@ def format_unseen(comparison: UnseenComparison) -> str:
         lines += align_rows([[f"  {cluster}", f"{value:+z.3f}"] for cluster, value in one.clusters.items()])
         lines.append(f"  {one.verdict}")
     return "\n".join(lines) + "\n"
-
-
-def describe_cv(runs: Mapping[str, Run], params: EvaluateParams) -> str:
-    """Return the comparison of the fold scores of runs by their names, as plain text."""
-    frames = {name: run.scores for name, run in runs.items()}
-    unseen = {name: unseen_map(clusters) for name, clusters in _clusters_of(runs).items()}
-    return format_comparison(compare_runs(frames, params, unseen))
-
-
-def describe_unseen(runs: Mapping[str, Run], params: EvaluateParams) -> str:
-    """Return the comparison of what runs by their names find of unseen acquisitions, as plain text."""
-    return format_unseen(compare_unseen(_clusters_of(runs), params))
-
-
-def _clusters_of(runs: Mapping[str, Run]) -> dict[str, dict[str, float]]:
-    return {name: unseen_clusters(run.summary, f"{name}, cv.json") for name, run in runs.items()}
-
-
-# What runs are compared by.
-COMPARISONS: dict[str, Callable[[Mapping[str, Run], EvaluateParams], str]] = {
-    "cv": describe_cv,
-    "unseen": describe_unseen,
-}

@@ -95,6 +95,9 @@ def read_known(path: Path) -> pd.DataFrame:
     if len(faulty := table[~table["is_seen"].isin(["True", "False"])]):
         row = faulty.iloc[0]
         raise InputError(f"{path}: {row['image_id']} has is_seen {row['is_seen'][:40]!r}, not True or False; {cure}")
+    if (twice := table.duplicated(["cluster", "image_id"])).any():
+        cluster, name = table.loc[twice, ["cluster", "image_id"]].iloc[0]
+        raise InputError(f"{path}: the cluster {cluster} has the image {name!r} twice; {cure}")
     return table.assign(is_seen=table["is_seen"] == "True")
 
 

@@ -20,6 +20,10 @@ MEASURE = "python -m pipeline.studies.unseen"
 # What the yardstick sets by itself, pipeline/conf/study/unseen.yaml: a run may train longer, or with larger tiles.
 SCHEDULE = ("epochs", "steps_per_epoch", "tile_px", "crop_px", "start_crop_px", "ema_decay")
 
+# Of fewer clusters no interval is given: all of them differ in one direction by mere chance once in 16 times of five,
+# and once in 32 of six.
+FEWEST_CLUSTERS = 6
+
 _COLUMNS = {"settings": str, "cluster": str, "images": int, "ap": float}
 
 

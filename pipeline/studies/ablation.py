@@ -10,7 +10,6 @@ Every setting is cross-fitted: what decodes an image is chosen on other images o
 five parts. So the second-level model learns from a sixth of the images that it has in the run.
 """
 
-import argparse
 import dataclasses
 import json
 import tempfile
@@ -25,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 
-from pipeline.experiments.expectation import name_acquisitions
+from pipeline.errors import one_line_errors
 from pipeline.experiments.statistics import paired_bootstrap
 from pipeline.folds.cross_validation import cross_validate
 from pipeline.folds.finder import CandidateFinder
@@ -36,7 +35,7 @@ from pipeline.folds.table import open_folded
 from pipeline.folds.training import train_fold
 from pipeline.nuclei.metric import average_precision, count_matches
 from pipeline.params import Params, load_params
-from pipeline.studies.study import RESULTS
+from pipeline.studies.study import RESULTS, make_run_parser
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import start_runtime
 
@@ -140,7 +139,7 @@ class Study:
         self.params, self.folds = load_params(root / "params.yaml"), root / "folds"
         self.folded = open_folded(root / "data" / "prepared" / "train", self.folds / "folds.csv", self.params.folds.ids)
         self.inside = self.folded.inside(FOLD)
-        self.images = self.folded.images.assign(acquisition=name_acquisitions(self.folded.images))
+        self.images = self.folded.images
         self._scored: dict[str, pd.Series] = {}
         SCRATCH.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(dir=SCRATCH)
@@ -182,7 +181,7 @@ class Study:
         if setting.zoom == "stored":
             return self._pick_scales(params)
         runtime = start_runtime(params.runtime)
-        weights = self.train(params, ()) if setting.trained else self.folds / "weights"
+        weights = self.train(params) if setting.trained else self.folds / "weights"
         if setting.zoom == "estimated":
             folds = load_folds(weights, self.folds / "sizes", [FOLD], params.recipe)
             return predict_estimated(folds, self.inside.images(), params.contrast, params.size, params.predict, runtime)
@@ -199,14 +198,13 @@ class Study:
             probabilities, zoom = every[name]
             yield Prediction(name, probabilities[kept], zoom)
 
-    def train(self, params: Params, without: tuple[str, ...]) -> Path:
-        """Train a network for the fold without some acquisitions, unless that was done; return its weights' folder."""
-        left_out = self.images["acquisition"].isin(without)
-        used = self.folded.split.select(self.images.loc[(self.images["fold"] != FOLD) & ~left_out, "image_id"])
-        size = "native" if params.size.object_diameter_px == 0 else "one-size"
-        folder = SCRATCH / "-".join([size, *(name.replace(" ", "_") for name in without)])
+    def train(self, params: Params) -> Path:
+        """Train a network for the fold, unless that was done; return its weights' folder."""
+        folder = SCRATCH / ("native" if params.size.object_diameter_px == 0 else "one-size")
         weights = folder / f"{FOLD}.safetensors"
-        train_fold(used, FOLD, params.recipe, weights, folder, params.housekeeping, title="short training")
+        train_fold(
+            self.folded.outside(FOLD), FOLD, params.recipe, weights, folder, params.housekeeping, title="short training"
+        )
         return folder
 
     def _evaluate(self, params: Params, predictions: Predictions, parts: NDArray[np.int64]) -> pd.Series:
@@ -224,11 +222,8 @@ class Study:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_run_parser(__doc__ or "")
     parser.add_argument("levers", nargs="*", metavar="LEVER", choices=[*LEVERS, []], help=", ".join(LEVERS))
-    parser.add_argument(
-        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of the run; default: the current folder"
-    )
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation.csv", metavar="CSV")
     arguments = parser.parse_args()
     study = Study(arguments.run)
@@ -244,4 +239,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("stopped; levers that are done have rows"):
+        main()

@@ -7,14 +7,12 @@ with all that looks like it. No label is used.
 The rule. Images on a light background are clusters by their type, and both types of stained images look like one
 another: where stained tissue is unseen, training has seen none. Images on a dark background are clustered by Ward's
 method on what `describe_image` says of them, frame size included, into as many clusters as were told apart by eye. A
-dark image looks like a cluster if it is nearer to its centre, by all but the frame size, than nine tenths of the
-cluster's own images are. The likeness has a direction: the images of a narrow cluster may all lie within a wide one,
-which `pipeline.studies.unseen` then leaves out with it.
+dark image looks like a cluster if it lies, by all but the frame size, within the radius around the cluster's centre
+that holds nine tenths of its own images. The likeness has a direction: the images of a narrow cluster may all lie
+within a wide one, which `pipeline.studies.unseen` then leaves out with it.
 """
 
-import argparse
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,11 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.cluster import AgglomerativeClustering
 
+from pipeline.errors import InputError, one_line_errors
+from pipeline.images.image_type import STAINED_TYPES
 from pipeline.images.splits import PreparedSplit
-from pipeline.studies.study import RESULTS, compose, keep_table, load_data
+from pipeline.studies.study import RESULTS, compose, keep_table, load_data, make_data_parser
 
 TABLE = RESULTS / "acquisitions.csv"
-_STAINED = ("purple_on_white", "purple_on_purple")
 _DARK = ("fluorescence", "colour_on_dark")
 _DARK_CLUSTERS = 10
 _OWN_SHARE = 0.9  # of a cluster's own images lie within the radius of what looks like it
@@ -50,7 +49,7 @@ def find_acquisitions(split: PreparedSplit) -> pd.DataFrame:
     table = split.table[["image_id", "image_type"]].copy()
     dark = table["image_type"].isin(_DARK).to_numpy()
     table["cluster"], table["looks_like"] = table["image_type"], ""
-    for image_type, other in (_STAINED, _STAINED[::-1]):
+    for image_type, other in (STAINED_TYPES, STAINED_TYPES[::-1]):
         table.loc[table["image_type"] == image_type, "looks_like"] = other
     looks = np.array([describe_image(split.image(name)) for name in table["image_id"][dark]])
     looks = (looks - looks.mean(axis=0)) / np.maximum(looks.std(axis=0), 1e-9)  # all of one frame have no deviation
@@ -69,11 +68,19 @@ def find_acquisitions(split: PreparedSplit) -> pd.DataFrame:
     return table[["image_id", "cluster", "looks_like"]]
 
 
+def read_acquisitions() -> pd.DataFrame:
+    """Return the table of `find_acquisitions` that was kept.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not TABLE.is_file():
+        raise InputError(f"{TABLE}: no such file; `python -m pipeline.studies.acquisitions` writes it")
+    return pd.read_csv(TABLE, dtype=str, keep_default_na=False)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="%(default)s")
-    arguments = parser.parse_args()
+    arguments = make_data_parser(__doc__ or "").parse_args()
     split = load_data(arguments.data, arguments.scratch, compose("unseen")).split
     table = find_acquisitions(split)
     keep_table(TABLE, table)
@@ -85,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

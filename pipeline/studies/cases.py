@@ -3,19 +3,17 @@
 `python -m pipeline.studies.cases [--run DIR]` draws results/cases.jpg: true outlines green, predicted ones yellow.
 """
 
-import argparse
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import one_line_errors
 from pipeline.experiments.report import choose_examples
 from pipeline.experiments.runs import read_scores
 from pipeline.images.contrast import brighten_image
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.submission import read_label_maps
-from pipeline.studies.study import RESULTS
+from pipeline.studies.study import RESULTS, make_run_parser
 
 SIDE_PX, TITLE_PX, WINDOW_PX = 320, 22, 256
 TRUE_BGR, PREDICTED_BGR = (80, 220, 60), (0, 220, 255)
@@ -47,11 +45,7 @@ def find_fullest(label_map: NDArray[np.integer]) -> tuple[slice, slice]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of the run; default: the current folder"
-    )
-    run = parser.parse_args().run
+    run = make_run_parser(__doc__ or "").parse_args().run
     folds, split = run / "folds", PreparedSplit.open(run / "data" / "prepared" / "train")
     examples = choose_examples(read_scores(folds / "scores.csv"))
     shapes = {example.image_id: split.shape_of(example.image_id) for example in examples}
@@ -71,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -1,7 +1,8 @@
 """What the yardstick leaves out of training, and what it scores.
 
 In: the labelled images with their folds, and the table of acquisitions. Out: a `Case`: images to learn from, seen
-images that are kept back, and images to score, none of whose likes are learnt from.
+images that are kept back, and images to score. Nothing of their cluster is learnt from, no image that looks like it,
+and no cluster that half of them or more look like.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
 from pipeline.images.splits import PreparedSplit, spread
 from pipeline.params import Params
-from pipeline.studies.acquisitions import TABLE
 from pipeline.studies.probes import PROBES
 
 FOLD = 0  # whose images are kept back as seen ones
@@ -37,7 +37,7 @@ class Case:
         learnt: the images to learn from.
         seen: those that are kept back of what is learnt.
         groups: of the seen images, by image_id.
-        scored: those that are scored; no network has seen their likes.
+        scored: those that are scored.
     """
 
     learnt: PreparedSplit
@@ -52,12 +52,12 @@ def make_case(folded: FoldedSplit, table: pd.DataFrame, cluster: str, params: Pa
     Raises:
         InputError: there is no such cluster, or the table is of other images.
     """
-    if cluster not in set(table["cluster"]):
-        raise InputError(f"{cluster!r}: no such cluster; {TABLE.name} has {', '.join(sorted(set(table['cluster'])))}")
+    if cluster not in (names := sorted(set(table["cluster"]))):
+        raise InputError(f"{cluster!r}: no such cluster; acquisitions.csv has {', '.join(names)}")
     images = folded.images.merge(table, on="image_id", how="left").sort_values("image_id", ignore_index=True)
     if images["cluster"].isna().any():
         name = images.loc[images["cluster"].isna(), "image_id"].iloc[0]
-        raise InputError(f"{TABLE}: lacks the image {name}; run `python -m pipeline.studies.acquisitions`")
+        raise InputError(f"acquisitions.csv lacks the image {name}; run `python -m pipeline.studies.acquisitions`")
     own = images["cluster"] == cluster
     alike = images["looks_like"].fillna("").str.split()
     likened = alike[own].explode().value_counts()

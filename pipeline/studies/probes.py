@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.diameter import equivalent_diameter
+from pipeline.images.image_type import STAINED_TYPES
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.integer]
@@ -85,13 +86,13 @@ class Probe(NamedTuple):
     image_types: tuple[str, ...]
 
 
-_STAINED, _DARK = ("purple_on_white", "purple_on_purple"), ("fluorescence",)
+_DARK = ("fluorescence",)
 PROBES = {
-    "probe_pink": Probe(partial(recolour, mean=_PINK[0], deviation=_PINK[1]), _STAINED),
+    "probe_pink": Probe(partial(recolour, mean=_PINK[0], deviation=_PINK[1]), STAINED_TYPES),
     "probe_violet_on_yellow": Probe(
-        partial(recolour, mean=_VIOLET_ON_YELLOW[0], deviation=_VIOLET_ON_YELLOW[1]), _STAINED
+        partial(recolour, mean=_VIOLET_ON_YELLOW[0], deviation=_VIOLET_ON_YELLOW[1]), STAINED_TYPES
     ),
-    "probe_pale": Probe(partial(recolour, mean=_PALE[0], deviation=_PALE[1]), _STAINED),
+    "probe_pale": Probe(partial(recolour, mean=_PALE[0], deviation=_PALE[1]), STAINED_TYPES),
     "probe_blurred": Probe(blur, _DARK),
     "probe_dimmed": Probe(dim, _DARK),
     "probe_small": Probe(partial(rescale, zoom=0.5), _DARK),

@@ -149,13 +149,33 @@ def keep_figure(path: Path, figure: Any) -> None:
         figure.savefig(file, format=path.suffix[1:], metadata=metadata)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of what every study that trains takes: the archives, the scratch folder, threads."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_plain_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of no arguments, for a study's docstring."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def make_run_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every study of a finished run takes: its folder."""
+    parser = make_plain_parser(description)
+    parser.add_argument(
+        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of the run; default: the current folder"
+    )
+    return parser
+
+
+def make_data_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every study of the archives takes: their folder, and the scratch folder."""
+    parser = make_plain_parser(description)
     parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--scratch", type=Path, default=Path(".resume/studies"), metavar="DIR", help="kept between calls; %(default)s"
     )
+    return parser
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what every study that trains takes: archives, scratch folder, threads."""
+    parser = make_data_parser(description)
     parser.add_argument("--threads", type=natural, default=2, metavar="N", help="of a training; default: %(default)s")
     return parser
 

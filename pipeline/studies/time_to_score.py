@@ -8,7 +8,6 @@ results/time_to_score.csv and .svg of both, and prints a table. Fold 0's score c
 `train=gpu`; the cross-validation of a run trained with them is optimistic by as much as such a choice of few can be.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -19,13 +18,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.compose import compose_params
+from pipeline.errors import InputError, one_line_errors
+from pipeline.files import write_text
 from pipeline.folds.table import FoldedSplit
 from pipeline.folds.training import start_training, train_fold
 from pipeline.folds.watch import HeldOutWatch
 from pipeline.params import Params
-from pipeline.studies.study import RESULTS, keep_figure, keep_table, load_data
+from pipeline.studies.study import RESULTS, keep_figure, keep_table, load_data, make_plain_parser
 
 SCRATCH = Path(".resume/time_to_score")
+STEPS = SCRATCH / "steps.json"
 BUDGET_S = 210  # of training, for each setting, by _ROUGH_S
 LOOKS = 8  # scores on the way
 FOLD = 0
@@ -97,17 +99,27 @@ def time_steps(data: FoldedSplit, names: list[str], rounds: int = 7) -> None:
                 if turn:
                     kept.append((time.perf_counter() - begin) / 4)
     medians = {name: [statistics.median(kept) for kept in seconds[name]] for name in names}
-    (SCRATCH / "steps.json").write_text(json.dumps(medians, indent=1))
+    write_text(STEPS, json.dumps(read_steps() | medians, indent=1))
     print(json.dumps(medians, indent=1))
 
 
-def draw(names: list[str]) -> None:
-    """Write time_to_score.csv and time_to_score.svg, and print the seconds to 90 % of the best final score."""
-    step_seconds = json.loads((SCRATCH / "steps.json").read_text())
+def read_steps() -> dict[str, list[float]]:
+    """Return the seconds of a step of the settings that were timed: of each phase, where there are two."""
+    return json.loads(STEPS.read_text()) if STEPS.is_file() else {}
+
+
+def draw() -> None:
+    """Write time_to_score.csv and time_to_score.svg, and print the seconds to 90 % of the best final score.
+
+    Raises:
+        InputError: no setting was trained and timed.
+    """
+    step_seconds = read_steps()
+    names = [name for name in SETTINGS if name in step_seconds and history_path(name).is_file()]
+    if not names:
+        raise InputError(f"{SCRATCH}: no setting was trained and timed yet; run the actions `train` and `time` first")
     tables = []
     for name in names:
-        if not history_path(name).is_file():
-            continue
         history = pd.read_csv(history_path(name))
         step_s, last = step_seconds[name], int(history["step"].iloc[-1])
         # With two phases, each has half of the steps.
@@ -142,17 +154,20 @@ def history_path(name: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_plain_parser(__doc__ or "")
     parser.add_argument("action", choices=["train", "time", "draw"])
-    parser.add_argument("settings", nargs="*", default=list(SETTINGS), help="some of the settings")
+    parser.add_argument(
+        "settings", nargs="*", metavar="SETTING", choices=[*SETTINGS, []], help="that are trained or timed: all"
+    )
     parser.add_argument("--data", type=Path, default=Path("data/dsb2018"), metavar="DIR", help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.action == "draw":
-        draw(arguments.settings)
+        draw()
         return
     data = load_data(arguments.data, SCRATCH, compose("base", LOOKS))
-    (train if arguments.action == "train" else time_steps)(data, arguments.settings)
+    (train if arguments.action == "train" else time_steps)(data, arguments.settings or list(SETTINGS))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("stopped; run the same command to go on"):
+        main()

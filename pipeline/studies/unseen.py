@@ -7,41 +7,36 @@ ones. The cluster and the seen images are then found as a run finds its test set
 every zoom, and the second level chooses, fitted on the seen images. `unseen_map` is the mean over clusters of the mean
 AP of their images; `seen_map` is that of the seen images, each half of which is chosen by what the other half taught.
 
-A row goes to results/unseen.csv as soon as a cluster is done; rows that are there are not measured again. At the end
-all settings are compared with one (`--against`) on the clusters that both have: the mean difference, and its 95 %
-interval by a bootstrap over clusters. `--length full` trains for 24 epochs, as train=cpu does for 30: how far the short
-rows can be trusted.
+A row goes to results/unseen.csv as soon as a cluster is done; rows that are there are not measured again. The last
+cluster is `probes`: held-out images made unlike any that training has, by a network of which no cluster was kept. At
+the end all settings are compared with one (`--against`) on the clusters that both have: the mean difference, and its
+95 % interval by a bootstrap over clusters. `--length full` trains for 24 epochs, as train=cpu does for 30: how far the
+short rows can be trusted.
 """
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipeline.errors import InputError, one_line_errors
+from pipeline.experiments.runs import read_scores
 from pipeline.experiments.statistics import paired_bootstrap
-from pipeline.studies.acquisitions import TABLE
+from pipeline.experiments.unseen import FEWEST_CLUSTERS
+from pipeline.params import Params
+from pipeline.studies.acquisitions import read_acquisitions
 from pipeline.studies.left_out import make_case, make_probes
-from pipeline.studies.measured import hand_on, name_settings
 from pipeline.studies.probes import PROBES
+from pipeline.studies.rows import ROWS, hand_on, name_parameters, read_rows, refuse_mixture, select_rows
 from pipeline.studies.scoring import score_case
-from pipeline.studies.study import RESULTS, compose, keep_table, load_data, make_parser
+from pipeline.studies.study import keep_table
+from pipeline.studies.yardstick import compose_yardstick, make_yardstick_parser, open_yardstick
 from pipeline.unet.runtime import start_runtime
 
-ROWS = RESULTS / "unseen.csv"
-TEXT = {"changes": str, "settings": str}
-# What levers are screened on: no stained image seen, a crowd of small nuclei, and tissue's brighter frames.
-SCREEN = ("purple_on_white", "dark4", "dark6")
-LENGTHS = {
-    "short": (),
-    "full": (
-        "train.epochs=24", "train.steps_per_epoch=50", "train.tile_px=256", "train.crop_px=192",
-        "train.ema_decay=0.995",
-    ),
-}  # fmt: skip
+# What is measured of probes: a training without any cluster left out.
+_PROBES = "probes"
 
 
 def summarize(images: pd.DataFrame, cluster: str) -> list[dict[str, Any]]:
@@ -59,9 +54,10 @@ def summarize(images: pd.DataFrame, cluster: str) -> list[dict[str, Any]]:
 
 
 def compare_settings(rows: pd.DataFrame, baseline: str, resamples: int, seed: int) -> pd.DataFrame:
-    """Return a row per setting and length: its maps, and how much more than those of `baseline` on common clusters.
+    """Return a row per setting and length: its maps, and on clusters that `baseline` has too how much more it has.
 
-    `probe_map` is the mean over probes, which count in no other column.
+    `probe_map` is the mean over probes, which count in no other column. On common clusters the maps are in the columns
+    `here` and `baseline`; of fewer than six no difference with its interval is given.
 
     Args:
         rows: as in results/unseen.csv.
@@ -75,25 +71,45 @@ def compare_settings(rows: pd.DataFrame, baseline: str, resamples: int, seed: in
         base = rows[~is_probe & (rows["setting"] == baseline) & (rows["length"] == length)]
         probes = rows[is_probe & (rows["setting"] == setting) & (rows["length"] == length)]
         both = base.merge(own, on="cluster", suffixes=("_first", "_second"))
+        # Clusters that look like one another are left out together, and share a network with its seen images.
+        networks = own.drop_duplicates(["learnt_images", "seen_ap"])
         row = {"setting": setting, "length": length, "clusters": len(own), "unseen_map": own["ap"].mean(),
-               "seen_map": own["seen_ap"].mean(), "probe_map": probes["ap"].mean(), "common": len(both)}  # fmt: skip
-        if setting != baseline and len(both) > 1:
+               "seen_map": networks["seen_ap"].mean(), "probe_map": probes["ap"].mean()}  # fmt: skip
+        if setting != baseline and len(both):
+            row |= {"common": len(both), "here": both["ap_second"].mean(), baseline: both["ap_first"].mean()}
+        if setting != baseline and len(both) >= FEWEST_CLUSTERS:
             difference = paired_bootstrap(both["ap_first"], both["ap_second"], both["cluster"], resamples, seed)
             row |= dict(zip(("difference", "low", "high"), difference, strict=True))
-            row["seen_difference"] = (both["seen_ap_second"] - both["seen_ap_first"]).mean()
         table.append(row)
     return pd.DataFrame(table)
 
 
+def tabulate_clusters(rows: pd.DataFrame, scores: pd.DataFrame, acquisitions: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cluster, hardest first: its AP by each setting and length, and in a cross-validation.
+
+    Args:
+        rows: as in results/unseen.csv.
+        scores: image_id and ap of the cross-validation's images, whose likes training has.
+        acquisitions: as `read_acquisitions` returns it.
+    """
+    measured = rows[~rows["cluster"].isin(PROBES)]
+    table = measured.pivot_table("ap", "cluster", ["setting", "length"], sort=False)
+    table.columns = [f"{setting}, {length}" for setting, length in table.columns]
+    own = acquisitions.merge(scores[["image_id", "ap"]], on="image_id").groupby("cluster")["ap"].mean()
+    table.insert(0, "cv", own.reindex(table.index))
+    return table.sort_values(table.columns[1]).reset_index()
+
+
 def main() -> None:
-    parser = make_parser(__doc__ or "")
+    parser = make_yardstick_parser(__doc__ or "", "short")
     parser.add_argument("--setting", default="default", metavar="NAME", help="what the rows are called: %(default)s")
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="as dvc exp run")
-    parser.add_argument("--clusters", nargs="+", metavar="NAME", help=f"default: all; levers: {' '.join(SCREEN)}")
     parser.add_argument(
         "--against", default="default", metavar="NAME", help="what settings are compared with: %(default)s"
     )
-    parser.add_argument("--length", choices=LENGTHS, default="short", help="of a training; default: %(default)s")
+    parser.add_argument(
+        "--cv", type=Path, metavar="CSV", help="scores.csv of a run of the full data: print each cluster beside it"
+    )
     parser.add_argument("--out", type=Path, default=Path("folds/unseen.csv"), metavar="FILE", help="what runs read")
     arguments = parser.parse_args()
     with one_line_errors("stopped; run the same command to go on"):
@@ -102,47 +118,48 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the clusters of a setting that have no row yet, and print how all settings compare."""
-    changes = " ".join(arguments.changes)
-    rows = read_rows()
-    if len(rows) and (other := set(rows.loc[rows["setting"] == arguments.setting, "changes"]) - {changes}):
-        raise InputError(f"{ROWS}: --setting {arguments.setting} was measured with -S {other.pop() or 'nothing'}; "
-                         "give these changes another name")  # fmt: skip
-    known = dict.fromkeys([*rows.get("setting", []), arguments.setting, "default"])
+    known = dict.fromkeys([*read_rows()["setting"], arguments.setting])
     if arguments.against not in known:
         raise InputError(f"--against {arguments.against}: no such setting; there are {', '.join(known)}")
-    params = compose("unseen", [*LENGTHS[arguments.length], f"runtime.threads={arguments.threads}", *arguments.changes])
-    folded = load_data(arguments.data, arguments.scratch, params)
-    table = pd.read_csv(TABLE, keep_default_na=False)
-    key = {"setting": arguments.setting, "length": arguments.length}
-    settings = name_settings(rows, key, params)
-    for cluster in arguments.clusters or [*sorted(set(table["cluster"])), "probes"]:
-        if (set(PROBES) if cluster == "probes" else {cluster}) <= _list_done(rows, key):
+    params = compose_yardstick(arguments, arguments.changes)
+    if not arguments.as_is:
+        measure(arguments, params)
+    rows, evaluate = read_rows(), params.evaluate
+    tables = [compare_settings(rows, arguments.against, evaluate.bootstrap, evaluate.seed)]
+    if arguments.cv:
+        tables.append(tabulate_clusters(rows, read_scores(arguments.cv), read_acquisitions()))
+    for table in tables:
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
+
+
+def measure(arguments: argparse.Namespace, params: Params) -> None:
+    """Append a row for each cluster of a setting that has none, and hand the setting on to runs when it is whole.
+
+    Raises:
+        InputError: the setting's rows are of other parameters; there is no such cluster, or no archive.
+    """
+    key, changes = {"setting": arguments.setting, "length": arguments.length}, " ".join(arguments.changes)
+    settings = name_parameters(params)
+    refuse_mixture(read_rows(), key, changes, settings)
+    yardstick = open_yardstick(arguments, params)
+    names = set(yardstick.acquisitions["cluster"])
+    for cluster in arguments.clusters or [*sorted(names), _PROBES]:
+        if (set(PROBES) if cluster == _PROBES else {cluster}) <= set(select_rows(read_rows(), key)["cluster"]):
             continue
         begin = time.monotonic()
-        case = make_probes(folded, params) if cluster == "probes" else make_case(folded, table, cluster, params)
+        if cluster == _PROBES:
+            case = make_probes(yardstick.folded, params)
+        else:
+            case = make_case(yardstick.folded, yardstick.acquisitions, cluster, params)
         found = summarize(score_case(case, params, arguments.scratch), cluster)
         rest = {"learnt_images": len(case.learnt), "seconds": round(time.monotonic() - begin), "changes": changes}
         rest |= {"settings": settings, "device": start_runtime(params.runtime).device.type}
-        rows = pd.concat([read_rows(), pd.DataFrame([key | row | rest for row in found])], ignore_index=True)
-        keep_table(ROWS, rows)
+        keep_table(ROWS, pd.concat([read_rows(), pd.DataFrame([key | row | rest for row in found])]))
         for row in found:
             print(f"{arguments.setting}, {row['cluster']}: unseen {row['ap']:.3f}, seen {row['seen_ap']:.3f}, "
                   f"{rest['seconds']} s", flush=True)  # fmt: skip
-    hand_on(arguments.out, rows, key, settings, set(table["cluster"]))
-    compared = compare_settings(rows, arguments.against, params.evaluate.bootstrap, params.evaluate.seed)
-    print(compared.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
-
-
-def read_rows() -> pd.DataFrame:
-    """Return the rows that there are: those too that another call has written since this one began."""
-    return pd.read_csv(ROWS, dtype=TEXT, keep_default_na=False) if ROWS.is_file() else pd.DataFrame()
-
-
-def _list_done(rows: pd.DataFrame, key: Mapping[str, str]) -> set[str]:
-    """Return the clusters of a setting and length that have a row."""
-    if rows.empty:
-        return set()
-    return set(rows.loc[(rows[list(key)] == pd.Series(key)).all(axis=1), "cluster"])
+    if arguments.length == "short":
+        hand_on(arguments.out, read_rows(), arguments.setting, settings, names)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.experiments.compare_unseen import compare_unseen, describe_cv, describe_unseen, format_unseen
+from pipeline.experiments.compare_unseen import compare_unseen, format_unseen
+from pipeline.experiments.comparisons import COMPARISONS
 from pipeline.experiments.runs import Run
 from pipeline.params import EvaluateParams
 from tests.experiments.test_compare import frame
@@ -16,15 +17,16 @@ def clusters(values):
     return {f"dark{number}": value for number, value in enumerate(values)}
 
 
-def test_two_clusters_by_hand():
-    result = compare_unseen({"A": {"dark": 0.2, "pale": 0.4}, "B": {"pale": 0.4, "dark": 0.6}}, PARAMS)
-    assert result.runs == (("B", 2, pytest.approx(0.5)), ("A", 2, pytest.approx(0.3)))
+def test_six_clusters_by_hand():
+    """Three differ by 0.4 and three by nothing: of six draws 0 to 6 are of the former, 1 to 5 in 97 of 100."""
+    base = clusters([0.2, 0.4] * 3)
+    result = compare_unseen({"A": base, "B": base | {"dark0": 0.6, "dark2": 0.6, "dark4": 0.6}}, PARAMS)
+    assert result.runs == (("B", 6, pytest.approx(0.5)), ("A", 6, pytest.approx(0.3)))
     (difference,) = result.differences
     assert (difference.baseline, difference.name) == ("A", "B")
-    assert difference.clusters == {"dark": pytest.approx(0.4), "pale": 0.0}
+    assert difference.clusters == {f"dark{i}": pytest.approx(0.0 if i % 2 else 0.4) for i in range(6)}
     assert difference.mean == pytest.approx(0.2)
-    # A bootstrap draws both clusters, or one of them twice.
-    assert (difference.low, difference.high) == (pytest.approx(0.0), pytest.approx(0.4))
+    assert (difference.low, difference.high) == (pytest.approx(0.4 / 6), pytest.approx(2.0 / 6))
     assert difference.notes == ()
 
 
@@ -51,10 +53,13 @@ def test_other_clusters_are_said_and_left_out():
         compare_unseen({"A": {"dark": 0.2}, "B": {"pale": 0.5}}, PARAMS)
 
 
-def test_one_cluster_allows_no_interval():
-    (difference,) = compare_unseen({"A": {"dark": 0.2}, "B": {"dark": 0.5}}, PARAMS).differences
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_clusters_allow_no_interval(count):
+    """Five that all differ in one direction do so by mere chance once in 16 times."""
+    runs = {"A": clusters(np.full(count, 0.2)), "B": clusters(np.full(count, 0.5))}
+    (difference,) = compare_unseen(runs, PARAMS).differences
     assert (difference.mean, difference.low) == (pytest.approx(0.3), None)
-    assert difference.verdict == "B less A is +0.300, on one cluster: too few to tell them apart"
+    assert difference.verdict == "B less A is +0.300; common clusters are fewer than 6: too few to tell them apart"
 
 
 def test_the_text_ranks_the_runs():
@@ -68,9 +73,9 @@ def test_the_text_ranks_the_runs():
 def test_runs_with_and_without_a_yardstick():
     scores = frame([0.1, 0.2, 0.3, 0.4])
     runs = {"A": Run(scores, {"unseen": {"dark": 0.2, "pale": 0.3}}), "old": Run(scores, {})}
-    table = [line.split() for line in describe_cv(runs, PARAMS).splitlines()[:3]]
+    table = [line.split() for line in COMPARISONS["cv"](runs, PARAMS).splitlines()[:3]]
     assert table[0][-2:] == ["std", "unseen_map"]
     assert [row[-1] for row in table[1:]] == ["0.250", "-"]
-    assert "unseen_map" not in describe_cv({"old": runs["old"]}, PARAMS)
+    assert "unseen_map" not in COMPARISONS["cv"]({"old": runs["old"]}, PARAMS)
     with pytest.raises(InputError, match=r"^old: no unseen_map .*`python -m pipeline\.studies\.unseen` measures"):
-        describe_unseen(runs, PARAMS)
+        COMPARISONS["unseen"](runs, PARAMS)

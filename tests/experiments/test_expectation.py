@@ -78,16 +78,19 @@ def test_of_a_single_group_there_is_still_an_interval() -> None:
 
 
 def test_known_cases_are_read_and_looked_at(tmp_path) -> None:
-    KNOWN.to_csv(tmp_path / "known.csv", index=False)
-    read = read_known(tmp_path / "known.csv")
-    assert read["is_seen"].tolist() == KNOWN["is_seen"].tolist()
-    assert read["ap"].tolist() == pytest.approx(KNOWN["ap"].tolist())
-    KNOWN.assign(is_seen="true").to_csv(tmp_path / "known.csv", index=False)
-    with pytest.raises(InputError, match="has is_seen 'true', not True or False"):
-        read_known(tmp_path / "known.csv")
-    KNOWN.assign(ap="high").to_csv(tmp_path / "known.csv", index=False)
-    with pytest.raises(InputError, match="has ap 'high', not a number"):
-        read_known(tmp_path / "known.csv")
+    path, known = tmp_path / "known.csv", KNOWN.drop_duplicates(["cluster", "image_id"])
+    known.to_csv(path, index=False)
+    read = read_known(path)
+    assert read["is_seen"].tolist() == known["is_seen"].tolist()
+    assert read["ap"].tolist() == pytest.approx(known["ap"].tolist())
+    for faulty, text in (
+        (known.assign(is_seen="true"), "has is_seen 'true', not True or False"),
+        (known.assign(ap="high"), "has ap 'high', not a number"),
+        (pd.concat([known, known[4:5]]), "the cluster c1 has the image 'i1-4' twice"),
+    ):
+        faulty.to_csv(path, index=False)
+        with pytest.raises(InputError, match=text):
+            read_known(path)
 
 
 def test_what_is_known_of_a_test_image_is_not_used() -> None:

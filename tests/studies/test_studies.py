@@ -153,17 +153,30 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
         study.load_data(tmp_path, tmp_path / "scratch", study.compose("examples"))
 
 
-@pytest.mark.parametrize("name", ["upsampling", "examples"])
-def test_a_study_says_in_one_line_what_is_wrong(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"pipeline.studies.{name}", "--data", str(tmp_path)]
+@pytest.mark.parametrize(
+    "command", ["upsampling", "examples", "acquisitions", "unseen --clusters dark4", "expected --out known.csv",
+                "time_to_score train", "ablation", "cases"],
+)  # fmt: skip
+def test_a_study_says_in_one_line_what_is_wrong(command: str, tmp_path: Path) -> None:
+    name, *arguments = command.split()
+    where = ["--run" if name in ("ablation", "cases") else "--data", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+        [sys.executable, "-m", f"pipeline.studies.{name}", *arguments, *where],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.strip().startswith(f"error: {tmp_path}/stage1_train.zip: no such archive")
-    done = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert "no whole number above 0" in done.stderr
+    missing = {"ablation": "params.yaml: ", "cases": "folds/scores.csv: "}.get(
+        name, "stage1_train.zip: no such archive"
+    )
+    assert done.stderr.strip().startswith(f"error: {tmp_path}/{missing}")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_number_of_steps_is_one_above_0(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["study", "--steps", "0"])
+    with pytest.raises(SystemExit):
+        upsampling.main()
+    assert "no whole number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(600)

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.experiments.calibration import SIGNALS
 from pipeline.experiments.expectation import read_known
 from pipeline.folds.table import FoldedSplit
-from pipeline.studies import acquisitions, expected, left_out, measured, scoring, unseen
+from pipeline.studies import acquisitions, expected, left_out, rows, scoring, unseen, yardstick
 from pipeline.studies.left_out import make_case, make_probes
 from pipeline.studies.probes import PROBES, blur, crowd, dim, median_diameter, recolour, rescale
 from pipeline.studies.study import load_data
@@ -177,16 +177,36 @@ class TestRows:
     def test_settings_are_compared_on_common_clusters(self) -> None:
         parts = [("default", "a", 0.1), ("default", "b", 0.2), ("default", "c", 0.9), ("default", "probe_pale", 0.5)]
         parts += [("new", "a", 0.3), ("new", "b", 0.2), ("new", "probe_pale", 0.7)]
-        rows = pd.DataFrame(parts, columns=["setting", "cluster", "ap"]).assign(length="short", seen_ap=0.6)
-        table = unseen.compare_settings(rows, "default", 200, 0).set_index("setting")
+        found = pd.DataFrame(parts, columns=["setting", "cluster", "ap"]).assign(
+            length="short", learnt_images=8, seen_ap=[0.6, 0.6, 0.3, 0.0, 0.6, 0.3, 0.0]
+        )
+        table = unseen.compare_settings(found, "default", 200, 0).set_index("setting")
         assert table.loc["default", "unseen_map"] == pytest.approx(0.4)
         assert table.loc["new", "unseen_map"] == pytest.approx(0.25)
         assert table["clusters"].tolist() == [3, 2]
         assert table["probe_map"].tolist() == [0.5, 0.7]
-        assert table.loc["new", "common"] == 2
-        assert table.loc["new", "difference"] == pytest.approx(0.1)
-        # Of two clusters a bootstrap draws both, or one of them twice.
-        assert table.loc["new", ["low", "high"]].tolist() == pytest.approx([0.0, 0.2])
+        assert table.loc["default", "seen_map"] == pytest.approx(0.45)  # clusters a and b share a network
+        assert table.loc["new", ["common", "here", "default"]].tolist() == pytest.approx([2, 0.25, 0.15])
+        assert "difference" not in table  # two clusters are too few to say
+
+    def test_clusters_are_set_beside_a_cross_validation_of_their_images(self) -> None:
+        parts = [("old", "b", 0.5), ("old", "a", 0.1), ("new", "a", 0.2), ("new", "probe_pale", 0.9)]
+        found = pd.DataFrame(parts, columns=["setting", "cluster", "ap"]).assign(length="short")
+        scores = pd.DataFrame({"image_id": ["1", "2", "3"], "ap": [0.2, 0.6, 0.8]})
+        places = pd.DataFrame({"image_id": ["1", "2", "3"], "cluster": ["a", "a", "b"]})
+        table = unseen.tabulate_clusters(found, scores, places)
+        assert table.columns.tolist() == ["cluster", "cv", "old, short", "new, short"]
+        assert table["cluster"].tolist() == ["a", "b"]
+        assert table["cv"].tolist() == pytest.approx([0.4, 0.8])
+        assert table["new, short"].tolist() == pytest.approx([0.2, np.nan], nan_ok=True)
+
+    def test_a_difference_on_six_clusters_has_an_interval(self) -> None:
+        parts = [("old", f"dark{i}", 0.2, i) for i in range(6)] + [("new", f"dark{i}", 0.3, i) for i in range(6)]
+        found = pd.DataFrame(parts, columns=["setting", "cluster", "ap", "seen_ap"]).assign(
+            length="short", learnt_images=8
+        )
+        table = unseen.compare_settings(found, "old", 200, 0).set_index("setting")
+        assert table.loc["new", ["difference", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
 
 
 def test_acquisitions_are_told_apart_by_colour_brightness_and_texture(
@@ -210,38 +230,45 @@ def test_acquisitions_are_told_apart_by_colour_brightness_and_texture(
 def test_the_command_measures_each_cluster_once_and_goes_on(
     archives: Path, folded: FoldedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(unseen, "ROWS", tmp_path / "rows.csv")
-    monkeypatch.setattr(unseen, "TABLE", tmp_path / "table.csv")
-    for module in (unseen, measured):
+    for module in (unseen, rows):
+        monkeypatch.setattr(module, "ROWS", tmp_path / "rows.csv")
+    monkeypatch.setattr(acquisitions, "TABLE", tmp_path / "table.csv")
+    for module in (yardstick, rows):
         monkeypatch.setattr(module, "compose", lambda _name, _changes=(): tiny_params())
     tabulate(folded, "aaabbbbb").to_csv(tmp_path / "table.csv", index=False)
     arguments = argparse.Namespace(
         data=archives, scratch=tmp_path / "data", threads=1, setting="default", changes=[], clusters=["a"],
-        length="short", out=tmp_path / "unseen.csv", against="default",
+        length="short", as_is=False, cv=None, out=tmp_path / "unseen.csv", against="default",
     )  # fmt: skip
     unseen.run(arguments)
-    rows = pd.read_csv(tmp_path / "rows.csv")
-    assert rows["cluster"].tolist() == ["a"]
-    assert rows["ap"].between(0, 1).all()
-    assert rows["device"].tolist() == ["cpu"]
+    measured = pd.read_csv(tmp_path / "rows.csv")
+    assert measured["cluster"].tolist() == ["a"]
+    assert measured["ap"].between(0, 1).all()
+    assert measured["device"].tolist() == ["cpu"]
     # What the score to expect is learnt from: the same images of that cluster, and more of them.
-    monkeypatch.setattr(expected, "TABLE", tmp_path / "table.csv")
     unseen_out, arguments.out = arguments.out, tmp_path / "expected.csv"
-    monkeypatch.setattr(expected, "compose", lambda _name, _changes=(): tiny_params())
     arguments.clusters = None
     expected.run(arguments)
     images = pd.read_csv(tmp_path / "expected.csv")
     plain = images[(images["cluster"] == "a") & ~images["is_seen"] & ~images["image_id"].str.contains("/")]
-    assert plain["ap"].mean() == pytest.approx(rows["ap"].item(), abs=1e-3)
+    assert plain["ap"].mean() == pytest.approx(measured["ap"].item(), abs=1e-3)
     assert set(images["cluster"]) == {"a", "b"}
     assert images["image_id"].str.startswith("probe_blurred/").any()
-    assert images.columns.tolist() == ["cluster", "image_id", "is_seen", "ap", *SIGNALS]
+    assert images.columns.tolist() == ["settings", "cluster", "image_id", "is_seen", "ap", *SIGNALS]
     # All of it is kept: nothing is predicted again.
     with monkeypatch.context() as without:
         without.setattr(scoring, "_Finder", None)
         expected.run(arguments)
         (tmp_path / "expected.csv").unlink()
         expected.run(arguments)
+    # Rows of other parameters, or of nobody knows which, are left alone, and judged when asked for.
+    for foreign in (images.assign(settings="a1"), images.drop(columns="settings")):
+        foreign.to_csv(tmp_path / "expected.csv", index=False)
+        with pytest.raises(InputError, match="its networks were trained with other parameters"):
+            expected.run(arguments)
+        arguments.as_is = True
+        expected.run(arguments)
+        arguments.as_is = False
     # Runs learn from the committed file; it is of longer trainings.
     arguments.out = expected.KNOWN
     with pytest.raises(InputError, match="--length short: name another --out"):
@@ -255,6 +282,9 @@ def test_the_command_measures_each_cluster_once_and_goes_on(
     arguments.changes = ["augment=weak"]
     with pytest.raises(InputError, match="--setting default was measured with -S nothing; give these changes another"):
         unseen.run(arguments)
+    arguments.as_is = True
+    unseen.run(arguments)
+    assert (tmp_path / "rows.csv").read_bytes() == kept
 
 
 def test_the_committed_cases_foretell_one_another_better_than_a_constant_does() -> None:
