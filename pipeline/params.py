@@ -66,7 +66,7 @@ class ContrastParams(Section):
     """What the network sees of an image, in training and in prediction alike."""
 
     stretch: bool  # by the rule of `pipeline/images/contrast.py`
-    density: bool  # of a stained image the optical density of red is shown, in which nuclei are bright
+    density: bool  # of a stained image optical densities are shown, their colours paled: nuclei are bright
 
 
 class FoldsParams(Section):

@@ -43,7 +43,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.as_is:
         measure(arguments, compose_yardstick(arguments))
     kept = _read(arguments.out)
-    if kept["cluster"].nunique() > FEWEST:  # it is judged by leaving one more out
+    if kept["cluster"].nunique() <= FEWEST:  # one more is left out
+        print(f"{arguments.out}: {kept['cluster'].nunique()} clusters; how well they foretell one another is judged "
+              f"where there are more than {FEWEST}")  # fmt: skip
+    else:
         print(judge(kept).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
@@ -84,7 +87,7 @@ def _read(path: Path) -> pd.DataFrame:
     """Return the rows that there are: those too that another call has written since this one began."""
     if not path.is_file():
         return pd.DataFrame(columns=_COLUMNS)
-    rows = pd.read_csv(path, dtype={"image_id": str})
+    rows = pd.read_csv(path, dtype={"settings": str, "cluster": str, "image_id": str})
     return rows if "settings" in rows else rows.assign(settings="unknown")  # as in files of older revisions
 
 

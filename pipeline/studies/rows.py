@@ -2,7 +2,8 @@
 
 In: the rows that there are and the parameters of now. Out: rows of folds/unseen.csv, which the stage `evaluate` reads,
 once all clusters are there. A setting is known by its parameters, not by its name: what `default` was before a default
-changed is another.
+changed is another. Where a default changes in the code alone, rename its rows and empty their `settings`: no parameter
+tells them from those of now.
 """
 
 from collections.abc import Mapping
@@ -78,8 +79,14 @@ def refuse_mixture(rows: pd.DataFrame, key: Mapping[str, str], changes: str, set
         )
 
 
-def hand_on(path: Path, rows: pd.DataFrame, setting: str, settings: str, clusters: set[str]) -> None:
-    """Write the short rows of a setting to `path`, where each of `clusters` has one of these parameters."""
+def hand_on(path: Path, rows: pd.DataFrame, setting: str, params: Params, clusters: set[str]) -> None:
+    """Write the short rows of a setting to `path`, where each of `clusters` has one of these parameters.
+
+    Where a run cannot have them, as the yardstick's own schedule is changed, nothing is written.
+    """
+    settings = name_parameters(params)
+    if settings != settings_key(params.recipe, params.predict, params.decode, params.select):
+        return
     own = select_rows(rows, {"setting": setting, "length": "short", "settings": settings})
     own = own[own["cluster"].isin(clusters)]
     if set(own["cluster"]) == clusters:

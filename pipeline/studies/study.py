@@ -181,7 +181,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
-    """Return the arguments of the studies of what the course claims."""
+    """Return the arguments of the studies of what is taught of the U-Net."""
     parser = make_parser(description)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: pipeline/studies/results")
     parser.add_argument(

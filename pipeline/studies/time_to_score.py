@@ -61,6 +61,7 @@ def compose(name: str, steps: int) -> Params:
     changes = BASE | SETTINGS[name]
     changes |= {"train.epochs": LOOKS, "train.steps_per_epoch": max(1, steps // LOOKS)}
     changes |= {"housekeeping.score_every_epochs": 1, "housekeeping.score_images": 40}
+    changes |= {"data.test": "null", "data.solution": "null"}
     return compose_params(["data=full", "train=cpu", *(f"{key}={value}" for key, value in changes.items())])
 
 

@@ -56,8 +56,8 @@ def summarize(images: pd.DataFrame, cluster: str) -> list[dict[str, Any]]:
 def compare_settings(rows: pd.DataFrame, baseline: str, resamples: int, seed: int) -> pd.DataFrame:
     """Return a row per setting and length: its maps, and on clusters that `baseline` has too how much more it has.
 
-    `probe_map` is the mean over probes, which count in no other column. On common clusters the maps are in the columns
-    `here` and `baseline`; of fewer than six no difference with its interval is given.
+    `probe_map` is the mean over probes, which count in no other column. On common clusters its map is in the column
+    `here` and the baseline's in one of the baseline's name; of fewer than six no difference with interval is given.
 
     Args:
         rows: as in results/unseen.csv.
@@ -74,9 +74,10 @@ def compare_settings(rows: pd.DataFrame, baseline: str, resamples: int, seed: in
         # Clusters that look like one another are left out together, and share a network with its seen images.
         networks = own.drop_duplicates(["learnt_images", "seen_ap"])
         row = {"setting": setting, "length": length, "clusters": len(own), "unseen_map": own["ap"].mean(),
-               "seen_map": networks["seen_ap"].mean(), "probe_map": probes["ap"].mean()}  # fmt: skip
+               "seen_map": networks["seen_ap"].mean(), "probe_map": probes["ap"].mean(),
+               "common": len(both)}  # fmt: skip
         if setting != baseline and len(both):
-            row |= {"common": len(both), "here": both["ap_second"].mean(), baseline: both["ap_first"].mean()}
+            row |= {"here": both["ap_second"].mean(), baseline: both["ap_first"].mean()}
         if setting != baseline and len(both) >= FEWEST_CLUSTERS:
             difference = paired_bootstrap(both["ap_first"], both["ap_second"], both["cluster"], resamples, seed)
             row |= dict(zip(("difference", "low", "high"), difference, strict=True))
@@ -91,8 +92,13 @@ def tabulate_clusters(rows: pd.DataFrame, scores: pd.DataFrame, acquisitions: pd
         rows: as in results/unseen.csv.
         scores: image_id and ap of the cross-validation's images, whose likes training has.
         acquisitions: as `read_acquisitions` returns it.
+
+    Raises:
+        InputError: no cluster was measured.
     """
     measured = rows[~rows["cluster"].isin(PROBES)]
+    if measured.empty:
+        raise InputError(f"{ROWS}: no cluster was measured yet; leave out --as-is")
     table = measured.pivot_table("ap", "cluster", ["setting", "length"], sort=False)
     table.columns = [f"{setting}, {length}" for setting, length in table.columns]
     own = acquisitions.merge(scores[["image_id", "ap"]], on="image_id").groupby("cluster")["ap"].mean()
@@ -158,8 +164,7 @@ def measure(arguments: argparse.Namespace, params: Params) -> None:
         for row in found:
             print(f"{arguments.setting}, {row['cluster']}: unseen {row['ap']:.3f}, seen {row['seen_ap']:.3f}, "
                   f"{rest['seconds']} s", flush=True)  # fmt: skip
-    if arguments.length == "short":
-        hand_on(arguments.out, read_rows(), arguments.setting, settings, names)
+    hand_on(arguments.out, read_rows(), arguments.setting, params, names)
 
 
 if __name__ == "__main__":

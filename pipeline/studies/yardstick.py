@@ -27,9 +27,8 @@ LENGTHS = {
 
 
 class Yardstick(NamedTuple):
-    """What a call measures with: parameters, images with their folds, and the table of acquisitions."""
+    """What a call measures with: images with their folds, and the table of acquisitions."""
 
-    params: Params
     folded: FoldedSplit
     acquisitions: pd.DataFrame
 
@@ -54,4 +53,4 @@ def open_yardstick(arguments: argparse.Namespace, params: Params) -> Yardstick:
     Raises:
         InputError: there is no training archive, or it is damaged; there is no table of acquisitions.
     """
-    return Yardstick(params, load_data(arguments.data, arguments.scratch, params), read_acquisitions())
+    return Yardstick(load_data(arguments.data, arguments.scratch, params), read_acquisitions())

@@ -50,14 +50,17 @@ def test_rows_of_other_parameters_under_one_name_are_refused() -> None:
         refuse_mixture(make_rows("a1", "ab"), KEY, "augment=weak", "a1")
 
 
-def test_a_setting_is_handed_on_when_all_its_clusters_are_there(tmp_path: Path) -> None:
+def test_a_setting_is_handed_on_when_all_its_clusters_are_there(tmp_path: Path, params: Params) -> None:
     path = tmp_path / "unseen.csv"
-    rows = [make_rows("a1", "ab"), make_rows("", "c"), make_rows("a1", "c", setting="other")]
-    rows = pd.concat([*rows, make_rows("a1", "c", length="full")])
+    own = name_parameters(params)
+    rows = [make_rows(own, "ab"), make_rows("", "c"), make_rows(own, "c", setting="other")]
+    rows = pd.concat([*rows, make_rows(own, "c", length="full"), make_rows("b2", "c")])
     for some in (rows, rows[:0]):
-        hand_on(path, some, "default", "a1", {"a", "b", "c"})
-    hand_on(path, rows, "default", "b2", {"c"})
+        hand_on(path, some, "default", params, {"a", "b", "c"})
+    # Of another schedule than the yardstick's own: no run has these parameters.
+    longer = compose("unseen", ["train.steps_per_epoch=600"])
+    hand_on(path, make_rows(name_parameters(longer), "abc"), "default", longer, {"a", "b", "c"})
     assert not path.exists()
     # A probe is no cluster.
-    hand_on(path, make_rows("a1", "abcp"), "default", "a1", {"a", "b", "c"})
-    assert read_unseen(path, "a1") == {"unseen_map": 0.5, "unseen": {"a": 0.5, "b": 0.5, "c": 0.5}}
+    hand_on(path, make_rows(own, "abcp"), "default", params, {"a", "b", "c"})
+    assert read_unseen(path, own) == {"unseen_map": 0.5, "unseen": {"a": 0.5, "b": 0.5, "c": 0.5}}

@@ -154,8 +154,8 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["upsampling", "examples", "acquisitions", "unseen --clusters dark4", "expected --out known.csv",
-                "time_to_score train", "ablation", "cases"],
+    "command", ["upsampling", "examples", "stains", "acquisitions", "unseen --clusters dark4",
+                "expected --out known.csv", "time_to_score train", "ablation", "cases"],
 )  # fmt: skip
 def test_a_study_says_in_one_line_what_is_wrong(command: str, tmp_path: Path) -> None:
     name, *arguments = command.split()
