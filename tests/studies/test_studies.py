@@ -165,7 +165,7 @@ def test_a_study_says_in_one_line_what_is_wrong(command: str, tmp_path: Path) ->
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
-    missing = {"ablation": "params.yaml: ", "cases": "folds/scores.csv: "}.get(
+    missing = {"ablation": "params.yaml: ", "cases": "data/prepared/train/images.npz: "}.get(
         name, "stage1_train.zip: no such archive"
     )
     assert done.stderr.strip().startswith(f"error: {tmp_path}/{missing}")
