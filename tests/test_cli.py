@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.experiments.unseen import FEWEST_CLUSTERS
 from pipeline.images.archive import index_archive, open_archive
 from pipeline.images.masks import crop_mask
 from pipeline.images.raw import decode_image
@@ -251,8 +252,9 @@ def test_keep_and_compare_a_run(finished: Path, capsys: pytest.CaptureFixture[st
 def test_runs_are_compared_by_what_the_yardstick_found(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["keep", "old"])
     cv = json.loads((finished / "folds" / "cv.json").read_text())
+    clusters = [f"dark{i}" for i in range(FEWEST_CLUSTERS)]
     for name, ap in (("better", 0.5), ("worse", 0.25)):
-        measured = {**cv, "unseen_map": ap, "unseen": {"dark0": ap, "pale": ap}}
+        measured = {**cv, "unseen_map": ap, "unseen": dict.fromkeys(clusters, ap)}
         (finished / "folds" / "cv.json").write_text(json.dumps(measured))
         main(["keep", name])
     capsys.readouterr()

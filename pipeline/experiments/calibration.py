@@ -3,7 +3,8 @@
 In: tables of images of known score with their signals: those that networks had seen nothing like (`folds/known.csv`),
 and a run's own. Out: for any images with signals a score each, their mean, and an interval. A linear fit, since there
 are few acquisitions to learn from. Whatever is left of an acquisition, once the fit is taken away, its images share:
-that is the larger part of the interval.
+that is the larger part of the interval. An image in which nothing was found has no signals to go by, and needs none: it
+scores 0, unless it has no nucleus.
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class _Line(NamedTuple):
     bias: float
 
     def score(self, signals: pd.DataFrame) -> NDArray[np.float64]:
-        return np.clip(signals[list(SIGNALS)].to_numpy(np.float64) @ self.weights + self.bias, 0, 1)
+        scores = np.clip(signals[list(SIGNALS)].to_numpy(np.float64) @ self.weights + self.bias, 0, 1)
+        return np.where(has_found(signals), scores, 0.0)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def fit_calibration(known: pd.DataFrame, own: pd.DataFrame) -> Calibration:
             FEWEST at least, and case: what of an acquisition is alike, such as its blurred images.
         own: images of a run's cross-validation: ap, the columns SIGNALS, acquisition.
     """
+    known, own = known[has_found(known)], own[has_found(own)]
     parts, penalty = [], _choose_penalty(known)
     for acquisition, left_out in known.groupby("acquisition"):
         line = _fit(known[known["acquisition"] != acquisition], penalty)
@@ -112,6 +115,11 @@ def fit_calibration(known: pd.DataFrame, own: pd.DataFrame) -> Calibration:
     together = pd.concat([known, own], ignore_index=True)
     line = _fit(together, _choose_penalty(together))
     return Calibration(line, image_variance**0.5, acquisition_variance**0.5, len(shared), quantile)
+
+
+def has_found(signals: pd.DataFrame) -> pd.Series:
+    """Return of which images at least one nucleus was found: nothing else is worth more than 0."""
+    return signals["worth"] > 0
 
 
 def _choose_penalty(images: pd.DataFrame) -> float:

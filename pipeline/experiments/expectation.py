@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from pipeline.errors import InputError, shorten
-from pipeline.experiments.calibration import FEWEST, SIGNALS, fit_calibration, list_cases
+from pipeline.experiments.calibration import FEWEST, SIGNALS, fit_calibration, has_found, list_cases
 from pipeline.experiments.statistics import LEVEL, bootstrap_interval
 from pipeline.params import EvaluateParams
 from pipeline.tables import read_csv_table
@@ -59,7 +59,7 @@ def expect_leaderboard(
     rated, learnt = test.dropna(subset=SIGNALS), own.dropna(subset=SIGNALS)
     images = test[["image_id"]].reset_index(drop=True)
     cases = list_cases(known[~known["image_id"].str.rpartition("/")[2].isin(test["image_id"])])
-    if rated.empty or learnt.empty or cases["acquisition"].nunique() < FEWEST:
+    if rated.empty or learnt.empty or cases.loc[has_found(cases), "acquisition"].nunique() < FEWEST:
         unknown = images.assign(**dict.fromkeys(_NUMBERS, np.nan))
         return Expectation(*_expect_plain(own, len(test), params), unknown)
     calibration = fit_calibration(cases, learnt.assign(acquisition=name_acquisitions(learnt)))

@@ -33,7 +33,7 @@ class VanillaUNet(Network):
     """A contracting path that halves the image, an expanding path that doubles it, skips between equal resolutions.
 
     Depth 5 and width 64 are the paper's: 64, 128, 256, 512 and 1024 channels, 31 million parameters. The departures
-    from the paper are the course's batch norm (and so no bias) and, where asked for, `same` padding.
+    from the paper are batch norm (and so no bias) and, where asked for, `same` padding.
 
     Args:
         in_channels: channels of the image.

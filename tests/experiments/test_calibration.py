@@ -1,5 +1,7 @@
 """The score to expect from signals: by hand, what the interval holds, and how it is judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +73,16 @@ def test_acquisitions_of_one_image_do_not_make_images_alike() -> None:
         [make_cases(30, 20, shared=0.0), make_cases(30, 1, shared=0.0, seed=1).replace(r"^a", "b", regex=True)]
     )
     assert fit_calibration(cases, NONE).image_std == pytest.approx(0.02, rel=0.2)
+
+
+def test_images_in_which_nothing_was_found_score_nothing_and_teach_nothing() -> None:
+    cases = make_cases(30, 10, shared=0.05)
+    empty = cases.assign(ap=0.0, **dict.fromkeys(SIGNALS, 0.0))[::10]
+    with_them, without = (fit_calibration(known, NONE) for known in (pd.concat([cases, empty]), cases))
+    assert with_them.line.weights.tolist() == without.line.weights.tolist()
+    assert replace(with_them, line=without.line) == without
+    together = pd.concat([cases[:1], empty[:1]])
+    assert with_them.line.score(together).tolist() == [without.line.score(cases[:1])[0], 0.0]
 
 
 def test_it_is_judged_by_acquisitions_that_it_was_not_fitted_on() -> None:
