@@ -57,7 +57,8 @@ def find_mistakes(overlap: Overlap) -> Mistakes:
     shared, areas = overlap.shared, overlap.truth_areas[:, None]
     union = areas + overlap.prediction_areas - shared
     passes = 20 * shared[..., None] > TWENTIETHS * union[..., None]
-    is_found, is_spare = passes.any(axis=(1, 2)), ~passes.any(axis=(0, 2))
+    is_found = passes.any(axis=(1, 2))
+    is_spare: NDArray[np.bool_] = np.logical_not(passes.any(axis=(0, 2)))
     is_near = shared > _APART * union
     covers, lies_in = 2 * shared > areas, 2 * shared > overlap.prediction_areas
     merges = covers.sum(axis=0) > 1
