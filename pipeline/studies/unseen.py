@@ -11,7 +11,7 @@ A row goes to results/unseen.csv as soon as a cluster is done; rows that are the
 cluster is `probes`: held-out images made unlike any that training has, by a network of which no cluster was kept. At
 the end all settings are compared with one (`--against`) on the clusters that both have: the mean difference, and its
 95 % interval by a bootstrap over clusters. `--length full` trains for 24 epochs, as train=cpu does for 30: how far the
-short rows can be trusted.
+short rows can be trusted is printed for each cluster that has four settings of both lengths.
 """
 
 import argparse
@@ -32,11 +32,12 @@ from pipeline.studies.probes import PROBES
 from pipeline.studies.rows import ROWS, hand_on, name_parameters, read_rows, refuse_mixture, select_rows
 from pipeline.studies.scoring import score_case
 from pipeline.studies.study import keep_table
-from pipeline.studies.yardstick import compose_yardstick, make_yardstick_parser, open_yardstick
+from pipeline.studies.yardstick import LENGTHS, compose_yardstick, make_yardstick_parser, open_yardstick
 from pipeline.unet.runtime import start_runtime
 
 # What is measured of probes: a training without any cluster left out.
 _PROBES = "probes"
+FEWEST_RANKED = 4  # settings of both lengths, by which lengths are compared
 
 
 def summarize(images: pd.DataFrame, cluster: str) -> list[dict[str, Any]]:
@@ -106,6 +107,21 @@ def tabulate_clusters(rows: pd.DataFrame, scores: pd.DataFrame, acquisitions: pd
     return table.sort_values(table.columns[1]).reset_index()
 
 
+def rank_lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how far short trainings rank settings as long ones do: cluster, settings (how many), and Spearman's rho.
+
+    Args:
+        rows: as in results/unseen.csv; clusters count that have FEWEST_RANKED settings of both lengths.
+    """
+    table = []
+    for cluster, own in rows.groupby("cluster"):
+        both = own.pivot_table("ap", "setting", "length").reindex(columns=[*LENGTHS]).dropna()
+        if len(both) >= FEWEST_RANKED:
+            rho = both["short"].corr(both["full"], method="spearman")
+            table.append({"cluster": cluster, "settings": len(both), "rank_correlation": rho})
+    return pd.DataFrame(table)
+
+
 def main() -> None:
     parser = make_yardstick_parser(__doc__ or "", "short")
     parser.add_argument("--setting", default="default", metavar="NAME", help="what the rows are called: %(default)s")
@@ -134,6 +150,8 @@ def run(arguments: argparse.Namespace) -> None:
     tables = [compare_settings(rows, arguments.against, evaluate.bootstrap, evaluate.seed)]
     if arguments.cv:
         tables.append(tabulate_clusters(rows, read_scores(arguments.cv), read_acquisitions()))
+    if len(ranked := rank_lengths(rows)):
+        tables.append(ranked)
     for table in tables:
         print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
 

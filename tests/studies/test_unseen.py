@@ -200,6 +200,23 @@ class TestRows:
         assert table["cv"].tolist() == pytest.approx([0.4, 0.8])
         assert table["new, short"].tolist() == pytest.approx([0.2, np.nan], nan_ok=True)
 
+    def test_lengths_are_ranked_where_a_cluster_has_four_settings_of_both(self) -> None:
+        """Of four settings the best two change places: rho is 1 - 6 x 2 / (4 x 15). A fifth has one length only."""
+        short, full = [0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.3, 0.6, 0.5]
+        measured = [("short", "a", short), ("full", "a", full), ("short", "b", short), ("full", "b", full[:3])]
+        measured += [("short", "probe_pale", short), ("full", "probe_pale", full[::-1])]
+        table = pd.DataFrame(
+            [
+                {"setting": f"s{index}", "length": length, "cluster": cluster, "ap": ap}
+                for length, cluster, scores in measured
+                for index, ap in enumerate(scores)
+            ]
+        )
+        ranked = unseen.rank_lengths(table)
+        assert ranked[["cluster", "settings"]].to_numpy().tolist() == [["a", 4], ["probe_pale", 4]]
+        assert ranked["rank_correlation"].tolist() == pytest.approx([0.8, -0.8])
+        assert unseen.rank_lengths(table[table["length"] == "short"]).empty
+
     def test_a_difference_on_six_clusters_has_an_interval(self) -> None:
         parts = [("old", f"dark{i}", 0.2, i) for i in range(6)] + [("new", f"dark{i}", 0.3, i) for i in range(6)]
         found = pd.DataFrame(parts, columns=["setting", "cluster", "ap", "seen_ap"]).assign(
