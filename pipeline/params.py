@@ -229,8 +229,7 @@ class SelectParams(Section):
     learning_rate: Positive
     leaves: Annotated[int, Field(ge=2)]
     leaf_candidates: Natural  # at least so many candidates in a leaf
-    min_worth: Share  # no candidate is kept where the best is predicted to pass a smaller share of the ten thresholds
-    min_share: Share  # of the mean worth of those that are kept: candidates of less are dropped
+    min_worth: Share  # candidates that are predicted to pass a smaller share of the ten thresholds are dropped
     max_overlap: Annotated[float, Field(ge=0, lt=1)]  # of a candidate with better ones; with more it is dropped
     seed: Seed
 

@@ -28,7 +28,7 @@ def tiny_params(**changes: object) -> Params:
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
     content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5]}
     # A network that has learnt nothing finds little of worth.
-    content["select"] |= {"trees": 20, "min_worth": 0.0, "min_share": 0.0}
+    content["select"] |= {"trees": 20, "min_worth": 0.0}
     content["evaluate"] |= {"bootstrap": 100}
     for key, value in changes.items():
         section, _, name = key.partition("__")

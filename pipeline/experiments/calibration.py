@@ -3,8 +3,8 @@
 In: tables of images of known score with their signals: those that networks had seen nothing like (`folds/known.csv`),
 and a run's own. Out: for any images with signals a score each, their mean, and an interval. A linear fit, since there
 are few acquisitions to learn from. Whatever is left of an acquisition, once the fit is taken away, its images share:
-that is the larger part of the interval. An image in which nothing was found has no signals to go by, and needs none: it
-scores 0, unless it has no nucleus.
+that is the larger part of the interval. An image in which nothing was found has no signals to go by: 0 is
+expected of it, which is what it scores unless it has no nucleus, with an interval as wide as any other's.
 """
 
 from dataclasses import dataclass

@@ -79,27 +79,20 @@ class Chosen(NamedTuple):
 
 
 def choose_set(candidates: Candidates, worth: NDArray[np.floating], params: SelectParams) -> Chosen:
-    """Return the best candidates that do not overlap, by falling worth, while they add to the expected score.
+    """Return the best candidates that do not overlap, by falling worth.
 
     A candidate of which more than `max_overlap` is taken already is left out; else it gets the pixels that are free.
-
-    Of N true nuclei and k that are kept, of worth S in all, S is the number of hits to expect, on average over the
-    thresholds, and S / (N + k - S) about the score. One more candidate raises it where its worth is above S / (N + k):
-    half the mean worth of those that are kept, where these are as many as there are true ones.
     """
     label_map = np.zeros(candidates.shape[0] * candidates.shape[1], np.int32)
     indices: list[int] = []
-    least, kept = params.min_worth, 0.0
     for index in np.argsort(-worth, kind="stable"):
-        if worth[index] < least:
+        if worth[index] < params.min_worth:
             break
         pixels = candidates.pixels_of(int(index))
         free = pixels[label_map[pixels] == 0]
         if len(free) >= (1 - params.max_overlap) * len(pixels):
             indices.append(int(index))
             label_map[free] = len(indices)
-            kept += min(float(worth[index]), 1.0)
-            least = params.min_share * kept / len(indices)
     return Chosen(label_map.reshape(tuple(candidates.shape)), indices)
 
 

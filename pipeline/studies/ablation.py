@@ -93,8 +93,7 @@ LEVERS = {
         "candidates of four mask thresholds, against one", stored(select__mask_threshold=(0.65,)), stored(**FOUR)
     ),
     "drop_doubtful": Lever(
-        "candidates of little worth dropped, against kept",
-        stored(select__min_worth=0.0, select__min_share=0.0, **FOUR), stored(**FOUR),
+        "candidates of little worth dropped, against kept", stored(select__min_worth=0.0, **FOUR), stored(**FOUR)
     ),
     "boundary": Lever(
         "the boundary channel parts seeds, against foreground alone",

@@ -21,7 +21,10 @@ from pipeline.nuclei.submission import read_label_maps
 from pipeline.studies.study import RESULTS, keep_table, make_run_parser
 
 PATH = RESULTS / "causes.csv"
-OUTLINE, MISSED, INVENTED, MERGED, SPLIT = CAUSES = ("outline", "missed", "invented", "merged", "split")
+OUTLINE, MISFIT, MISSED, INVENTED, MERGED, SPLIT = CAUSES = (
+    "outline", "misfit", "missed", "invented", "merged", "split",
+)  # fmt: skip
+_NAMES = np.array(CAUSES).dtype  # wide enough for each of them
 # A nucleus whose IoU with another is no more than this has nothing to do with it.
 _APART = 0.1
 # Upper bounds of diameters, in px of the image as it is.
@@ -33,7 +36,7 @@ class Mistakes(NamedTuple):
     """What is wrong with each nucleus of an image, by the names CAUSES.
 
     Attributes:
-        truth: (n_truth,) str; of a true nucleus that was found it is OUTLINE, whatever its outline is like.
+        truth: (n_truth,) str; of every true nucleus that was found OUTLINE: all else that can be wrong with it.
         passed: (n_truth,) int, how many of the ten thresholds its best IoU is above.
         spare: (n_spare,) str, of the predictions that are no hit at any threshold.
         is_spare: (n_predictions,) bool, which ones those are.
@@ -48,11 +51,13 @@ class Mistakes(NamedTuple):
 def find_mistakes(overlap: Overlap) -> Mistakes:
     """Name what is wrong with each nucleus of an image.
 
-    A true nucleus is found where its IoU with a prediction is above 0.5. Of the others it is MERGED where a prediction
-    has more than half of it and more than half of another; SPLIT where more than one prediction lies by more than half
-    in it; MISSED where its IoU with each is at most 0.1; and else its OUTLINE is far off. A prediction that is no hit
-    is MERGED where it has more than half of more than one; SPLIT where it lies by more than half in one that is split
-    or that was found without it; of a wrong OUTLINE where its IoU with one of those is above 0.1; and else INVENTED.
+    A true nucleus is found where its IoU with a prediction is above 0.5; only its OUTLINE can be wrong. Any other is
+    MERGED where a prediction has more than half of it and more than half of another; SPLIT where more than one
+    prediction lies by more than half in it; MISSED where its IoU with each is at most 0.1; and else a MISFIT.
+
+    A prediction that is no hit is MERGED where it has more than half of more than one true nucleus; SPLIT where it lies
+    by more than half in one that is split, or that was found without it; a MISFIT where its IoU with a true MISFIT is
+    above 0.1; and else INVENTED.
     """
     shared, areas = overlap.shared, overlap.truth_areas[:, None]
     union = areas + overlap.prediction_areas - shared
@@ -62,13 +67,13 @@ def find_mistakes(overlap: Overlap) -> Mistakes:
     is_near = shared > _APART * union
     covers, lies_in = 2 * shared > areas, 2 * shared > overlap.prediction_areas
     merges = covers.sum(axis=0) > 1
-    truth = np.full(len(shared), OUTLINE)
+    truth = np.full(len(shared), MISFIT, _NAMES)
     truth[~is_near.any(axis=1)] = MISSED
     truth[lies_in.sum(axis=1) > 1] = SPLIT
     truth[(covers & merges).any(axis=1)] = MERGED
     truth[is_found] = OUTLINE
-    predictions = np.full(len(merges), INVENTED)
-    predictions[(is_near & ((truth == OUTLINE) & ~is_found)[:, None]).any(axis=0)] = OUTLINE
+    predictions = np.full(len(merges), INVENTED, _NAMES)
+    predictions[(is_near & (truth == MISFIT)[:, None]).any(axis=0)] = MISFIT
     predictions[(lies_in & ((truth == SPLIT) | is_found)[:, None]).any(axis=0)] = SPLIT
     predictions[merges] = MERGED
     return Mistakes(truth, passes.sum(axis=(1, 2)), predictions[is_spare], is_spare)
@@ -92,6 +97,7 @@ def list_gains(overlap: Overlap) -> Iterator[dict[str, Any]]:
     """Yield for each cause and size, ALL among them, how many nuclei an image has of it, and what mending them gains.
 
     Counted are true nuclei, of INVENTED ones predictions; with OUTLINE those that are no hit at the highest threshold.
+    Predictions go with their own size: a small piece of a large nucleus is small.
     """
     mistakes = find_mistakes(overlap)
     sizes = [_name_sizes(overlap.truth_areas), _name_sizes(overlap.prediction_areas[mistakes.is_spare])]
@@ -111,7 +117,7 @@ def _name_sizes(areas: NDArray[np.int64]) -> NDArray[np.str_]:
 
 def main() -> None:
     run = make_run_parser(__doc__ or "").parse_args().run
-    scores, split = read_scores(run / "folds" / "scores.csv"), PreparedSplit.open(run / "data" / "prepared" / "train")
+    split, scores = PreparedSplit.open(run / "data" / "prepared" / "train"), read_scores(run / "folds" / "scores.csv")
     types = dict(zip(scores["image_id"], scores["image_type"], strict=True))
     shapes = {name: split.shape_of(name) for name in types}
     rows = [

@@ -47,7 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{arguments.out}: {kept['cluster'].nunique()} clusters; how well they foretell one another is judged "
               f"where there are more than {FEWEST}")  # fmt: skip
     else:
-        print(judge(kept).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        judged = judge(kept)
+        print(judged.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        print(describe(judged, "cases"))
+        print(describe(judged[judged["case"] == judged["acquisition"]], "clusters alone"))
 
 
 def measure(arguments: argparse.Namespace, params: Params) -> None:
@@ -81,6 +84,17 @@ def measure(arguments: argparse.Namespace, params: Params) -> None:
         rated = pd.concat(scored).dropna(subset=SIGNALS)  # large images have no signals
         own = rated.assign(cluster=cluster, settings=settings)[_COLUMNS]
         keep_table(arguments.out, pd.concat([_read(arguments.out), own]))
+
+
+def describe(judged: pd.DataFrame, what: str) -> str:
+    """Return in a line how far off the expected scores of `judge` are, and how often their intervals hold the truth."""
+    truth = judged["ap"]
+    error, constant = ((judged[name] - truth).abs().mean() for name in ("expected", "constant"))
+    held, reach = truth.between(judged["low"], judged["high"]).sum(), (judged["high"] - judged["low"]).mean() / 2
+    return (
+        f"{len(judged)} {what}: mean absolute error {error:.3f}, by a constant drop {constant:.3f}; "
+        f"95 % intervals of +- {reach:.2f} hold {held} of them"
+    )
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -56,6 +56,22 @@ def test_an_image_without_signals_counts_as_the_mean_of_the_others() -> None:
     assert expectation.expected == pytest.approx(expectation.images["expected"].mean())
 
 
+def test_an_image_in_which_nothing_was_found_is_expected_to_score_0() -> None:
+    test = make_images(10, seed=7)
+    empty = test.assign(**{name: test[name].where(test.index != 3, 0.0) for name in SIGNALS})
+    images = expect_leaderboard(empty, OWN, KNOWN, EVALUATE).images
+    assert images["expected"].eq(0).tolist() == [number == 3 for number in range(10)]
+
+
+def test_known_images_in_which_nothing_was_found_teach_nothing() -> None:
+    """Of five known acquisitions two are left that teach: too few, so the cross-validation's score is expected."""
+    is_empty = KNOWN["cluster"].isin(["c1", "c2", "c3"]).to_numpy()
+    known = KNOWN.assign(**{name: np.where(is_empty, 0.0, KNOWN[name]) for name in SIGNALS})
+    expectation = expect_leaderboard(make_images(10, seed=7), OWN, known, EVALUATE)
+    assert expectation.expected == pytest.approx(OWN["ap"].mean())
+    assert expectation.images["expected"].isna().all()
+
+
 @pytest.mark.parametrize("blind", ["test", "own", "none to predict"])
 def test_without_signals_the_cross_validation_is_expected(blind: str) -> None:
     test, own = make_images(0 if blind == "none to predict" else 10, seed=7), OWN

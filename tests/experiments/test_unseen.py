@@ -72,7 +72,6 @@ def test_data_and_schedule_are_no_part_of_a_setting(full_key: str, changes: list
         "predict.views=d4",
         "decode.min_area_px=[10]",
         "select.min_worth=0.2",
-        "select.min_share=0.4",
         "select.trees=0",
     ],
 )

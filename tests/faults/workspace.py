@@ -63,7 +63,7 @@ def make_params() -> dict[str, Any]:
     content["folds"] |= {"ids": [0, 1], "tries": 2}
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
     content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5]}
-    content["select"] |= {"trees": 20, "min_worth": 0.0, "min_share": 0.0}
+    content["select"] |= {"trees": 20, "min_worth": 0.0}
     content["evaluate"] |= {"bootstrap": 100}
     return content
 

@@ -19,14 +19,7 @@ DECODINGS = dict.fromkeys((0, 1), Decoding(0.5, 1.0, 0.5, 20))
 
 @pytest.fixture
 def select(params):
-    changes = {
-        "trees": 10,
-        "min_worth": 0.0,
-        "min_share": 0.0,
-        "leaf_candidates": 2,
-        "seed_threshold": (0.5,),
-        "mask_threshold": (0.5,),
-    }
+    changes = {"trees": 10, "min_worth": 0.0, "leaf_candidates": 2, "seed_threshold": (0.5,), "mask_threshold": (0.5,)}
     return params.select.model_copy(update=changes)
 
 

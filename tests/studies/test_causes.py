@@ -10,6 +10,7 @@ from pipeline.studies.causes import (
     CAUSES,
     INVENTED,
     MERGED,
+    MISFIT,
     MISSED,
     OUTLINE,
     SIZES,
@@ -36,7 +37,7 @@ PAIRS = {
     "found": (draw(FOUND), draw(FOUND), [], []),
     MISSED: (draw(FOUND, (0, 0, 10, 10)), draw(FOUND), [MISSED], []),
     INVENTED: (draw(FOUND), draw(FOUND, (0, 0, 10, 10)), [], [INVENTED]),
-    OUTLINE: (draw(FOUND, (0, 0, 10, 10)), draw(FOUND, (0, 0, 10, 30)), [OUTLINE], [OUTLINE]),
+    MISFIT: (draw(FOUND, (0, 0, 10, 10)), draw(FOUND, (0, 0, 10, 30)), [MISFIT], [MISFIT]),
     MERGED: (
         draw(FOUND, (0, 0, 10, 10), (0, 10, 10, 20)), draw(FOUND, (0, 0, 10, 20)), [MERGED, MERGED], [MERGED]
     ),

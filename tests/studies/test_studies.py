@@ -155,17 +155,18 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command", ["upsampling", "examples", "stains", "acquisitions", "unseen --clusters dark4",
-                "expected --out known.csv", "time_to_score train", "ablation", "cases"],
+                "expected --out known.csv", "time_to_score train", "ablation", "cases", "causes"],
 )  # fmt: skip
 def test_a_study_says_in_one_line_what_is_wrong(command: str, tmp_path: Path) -> None:
     name, *arguments = command.split()
-    where = ["--run" if name in ("ablation", "cases") else "--data", str(tmp_path)]
+    where = ["--run" if name in ("ablation", "cases", "causes") else "--data", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", f"pipeline.studies.{name}", *arguments, *where],
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
-    missing = {"ablation": "params.yaml: ", "cases": "data/prepared/train/images.npz: "}.get(
+    images = "data/prepared/train/images.npz: "
+    missing = {"ablation": "params.yaml: ", "cases": images, "causes": images}.get(
         name, "stage1_train.zip: no such archive"
     )
     assert done.stderr.strip().startswith(f"error: {tmp_path}/{missing}")
