@@ -86,6 +86,11 @@ def _close_gaps(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], int]:
     return new_ids[ids], int(new_ids[-1]) + 1
 
 
+def pass_thresholds(shared: NDArray[np.integer], union: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return (..., 10) bool: the thresholds that the IoU of pairs of nuclei is above, from pixels (...) of each."""
+    return 20 * shared[..., None] > TWENTIETHS * union[..., None]
+
+
 def match_overlap(overlap: Overlap) -> Matches:
     """Count the matches of an overlap table.
 
@@ -94,8 +99,8 @@ def match_overlap(overlap: Overlap) -> Matches:
     areas = overlap.truth_areas[:, None] + overlap.prediction_areas[None, :]
     # Only pairs over the lowest threshold can match at all: a handful, where the table may hold 160,000.
     pairs = np.flatnonzero((20 + TWENTIETHS[0]) * overlap.shared > TWENTIETHS[0] * areas)
-    shared = overlap.shared.ravel()[pairs, None]
-    is_match = 20 * shared > TWENTIETHS * (areas.ravel()[pairs, None] - shared)
+    shared = overlap.shared.ravel()[pairs]
+    is_match = pass_thresholds(shared, areas.ravel()[pairs] - shared)
     is_matched = np.zeros((len(overlap.prediction_areas), len(TWENTIETHS)), dtype=bool)
     if pairs.size:
         np.logical_or.at(is_matched, pairs % len(overlap.prediction_areas), is_match)

@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from pipeline.nuclei.candidates import Candidates
 from pipeline.nuclei.decoding import Decoding
-from pipeline.nuclei.metric import TWENTIETHS
+from pipeline.nuclei.metric import pass_thresholds
 from pipeline.params import SelectParams
 
 Floats = NDArray[np.float32]
@@ -41,8 +41,8 @@ def measure_worth(candidates: Candidates, truth: NDArray[np.integer]) -> Floats:
         shared = np.bincount(flat[pixels])
         shared[0] = 0
         best = int(shared.argmax())
-        union = len(pixels) + int(areas[best]) - int(shared[best])
-        worth[index] = (20 * int(shared[best]) > TWENTIETHS * union).mean() if shared[best] else 0.0
+        union = len(pixels) + areas[best] - shared[best]
+        worth[index] = pass_thresholds(shared[best], union).mean() if shared[best] else 0.0
     return worth
 
 

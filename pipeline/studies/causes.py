@@ -16,7 +16,7 @@ from pipeline.diameter import equivalent_diameter
 from pipeline.errors import one_line_errors
 from pipeline.experiments.runs import read_scores
 from pipeline.images.splits import PreparedSplit
-from pipeline.nuclei.metric import TWENTIETHS, Matches, Overlap, average_precision, tabulate_overlap
+from pipeline.nuclei.metric import TWENTIETHS, Matches, Overlap, average_precision, pass_thresholds, tabulate_overlap
 from pipeline.nuclei.submission import read_label_maps
 from pipeline.studies.study import RESULTS, keep_table, make_run_parser
 
@@ -61,7 +61,7 @@ def find_mistakes(overlap: Overlap) -> Mistakes:
     """
     shared, areas = overlap.shared, overlap.truth_areas[:, None]
     union = areas + overlap.prediction_areas - shared
-    passes = 20 * shared[..., None] > TWENTIETHS * union[..., None]
+    passes = pass_thresholds(shared, union)
     is_found = passes.any(axis=(1, 2))
     is_spare: NDArray[np.bool_] = np.logical_not(passes.any(axis=(0, 2)))
     is_near = shared > _APART * union

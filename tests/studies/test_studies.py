@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.params import load_params
-from pipeline.studies import ablation, examples, study, time_to_score, upsampling
+from pipeline.studies import ablation, causes, examples, study, time_to_score, upsampling
 from pipeline.unet.model import build_model
 from tests.faults.workspace import make_archives
 from tests.stages.test_pipeline import run_chain
@@ -126,19 +126,25 @@ def test_halves_split_no_group() -> None:
     assert abs(halves.mean() - 0.5) < 0.1
 
 
-def test_levers_are_compared_on_a_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params, run, home = tiny_params(), tmp_path / "run", tmp_path / "home"
-    make_archives(tmp_path / "archives")
-    run_chain(tmp_path / "archives", run, params)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout of a finished run."""
+    params, run, home = tiny_params(), tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("home")
+    make_archives(run / "archives")
+    run_chain(run / "archives", run, params)
     (home / "data" / "prepared").mkdir(parents=True)
     (home / "folds").symlink_to(run)
     (home / "data" / "prepared" / "train").symlink_to(run / "train")
     (home / "params.yaml").write_text(params.model_dump_json())
+    return home
+
+
+def test_levers_are_compared_on_a_finished_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ablation, "PARTS", 2)  # of a fold of four images
-    compared = ablation.Study(home)
+    compared = ablation.Study(finished)
     rows = [compared.compare(lever) for lever in ("second_level", "zooms", "size", "true_size")]
-    held_out = pd.read_csv(run / "folds.csv").query("fold == 0")
+    held_out = pd.read_csv(finished / "folds" / "folds.csv").query("fold == 0")
     for row in rows:
         assert row["images"] == len(held_out)
         assert row["low"] <= row["difference"] <= row["high"]
@@ -146,6 +152,20 @@ def test_levers_are_compared_on_a_finished_run(tmp_path: Path, monkeypatch: pyte
     # Two sides of one setting: what a lever without is, another with it may be.
     assert rows[0]["with"] == rows[1]["with"]
     assert rows[2]["with"] == rows[3]["without"]
+
+
+def test_causes_are_found_of_a_finished_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["causes", "--run", str(finished)])
+    monkeypatch.setattr(causes, "PATH", tmp_path / "causes.csv")
+    causes.main()
+    table = pd.read_csv(tmp_path / "causes.csv").set_index(["image_type", "cause", "size"]).sort_index()
+    scores = pd.read_csv(finished / "folds" / "scores.csv")
+    assert table.loc[causes.ALL, "images"].unique().tolist() == [len(scores)]
+    assert table["gain"].between(0, 1).all()
+    # A type's gains, each as often as it has images, are those of all.
+    means = table["gain"].unstack("image_type")
+    share = scores["image_type"].value_counts(normalize=True)
+    assert (means[share.index] * share).sum(axis=1).to_numpy() == pytest.approx(means[causes.ALL], abs=1e-3)
 
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
