@@ -7,8 +7,8 @@ folds/known.csv, from which runs learn what score to expect, gets a row for each
 there without its truth. Clusters that have rows are passed over; rows of networks of other parameters are refused. At
 the end it prints how well the score of each cluster is foretold by the others, and how well by a constant drop.
 
-Networks are trained for 24 epochs, as those of a run are for 30 by train=cpu: 5 to 20 minutes each on two cores. `--length
-short` takes the yardstick's 300 steps, and a file of its own.
+Networks are trained for 24 epochs, as those of a run are for 30 by train=cpu: 5 to 20 minutes each on two cores.
+`--length short` takes the yardstick's 300 steps, and a file of its own.
 """
 
 import argparse
