@@ -87,7 +87,12 @@ def _close_gaps(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], int]:
 
 
 def pass_thresholds(shared: NDArray[np.integer], union: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return (..., 10) bool: the thresholds that the IoU of pairs of nuclei is above, from pixels (...) of each."""
+    """Return (..., 10) bool: which thresholds the IoU of pairs of nuclei is above.
+
+    Args:
+        shared: (...) pixels that a pair has in common.
+        union: (...) pixels that it covers.
+    """
     return 20 * shared[..., None] > TWENTIETHS * union[..., None]
 
 

@@ -1,8 +1,8 @@
 """The yardstick for what training lacks: the data, parameters and arguments that its two commands share.
 
 Each cluster of results/acquisitions.csv is left out of a training in turn (`left_out.py`), and then found and scored
-(`scoring.py`). `pipeline.studies.unseen` compares settings by it; `pipeline.studies.expected` writes from what runs
-learn which score to expect, from the same images and from probes made of them (`probes.py`).
+(`scoring.py`). `pipeline.studies.unseen` compares settings by it; `pipeline.studies.expected` writes what runs learn
+the score to expect from: the same images, and probes made of them (`probes.py`).
 """
 
 import argparse
