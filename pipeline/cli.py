@@ -213,6 +213,11 @@ def _check(arguments: argparse.Namespace) -> None:
     from pipeline.nuclei.submission import read_submission
     from pipeline.params import load_params
 
+    if not arguments.images.exists():
+        raise InputError(
+            f"{arguments.images}: no such archive; name the one whose images the submission is of by --images, "
+            "data/sample/stage1_test.zip say"
+        )
     sizes = read_sizes(arguments.images, load_params(PARAMS).housekeeping.max_pixels)
     submission = read_submission(arguments.submission)
     submission.check(sizes)

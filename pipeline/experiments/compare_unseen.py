@@ -45,7 +45,8 @@ def compare_unseen(runs: Mapping[str, Mapping[str, float]], params: EvaluatePara
     if lacking := [name for name, clusters in runs.items() if not clusters]:
         raise InputError(
             f"{', '.join(lacking)}: no unseen_map in cv.json; `{MEASURE}` measures the full run's own parameters, "
-            "with `--setting NAME -S KEY=VALUE` others, and `dvc repro` then notes it"
+            "with `--setting NAME -S KEY=VALUE` others, and `dvc repro` then notes it; a kept run has what was noted "
+            "before, and none that learns from other images than it is scored on"
         )
     found = [(name, len(clusters), unseen_map(clusters) or 0.0) for name, clusters in runs.items()]
     baseline, *others = runs

@@ -69,10 +69,10 @@ def write_unseen(path: Path, key: str, rows: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
 
 
-def read_unseen(path: Path, key: str) -> dict[str, Any]:
+def read_unseen(path: Path, key: str | None) -> dict[str, Any]:
     """Return what cv.json holds of the yardstick: `unseen_map`, the mean over clusters, and `unseen`, each one's AP.
 
-    Where nothing was measured under the key they are None and empty.
+    Where nothing was measured under the key, or there is none, they are None and empty.
 
     Raises:
         InputError: the file is missing or damaged.

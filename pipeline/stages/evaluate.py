@@ -39,7 +39,9 @@ def main(
     """Score every training image with a decoding and a second-level model that the other folds chose and taught."""
     folded, workers = open_folded(prepared, folds, params.folds.ids), params.housekeeping.workers
     images, split = folded.images, folded.split
-    yardstick = read_unseen(unseen, settings_key(params.recipe, params.predict, params.decode, params.select))
+    key = settings_key(params.recipe, params.predict, params.decode, params.select)
+    # The yardstick's networks learn from no images but those that are scored: it says nothing of a run that does.
+    yardstick = read_unseen(unseen, key if len(split) == len(folded.everything) else None)
     # Exactly the folds that the parameters name: a file of a fold that was dropped may still lie there.
     predictions = Predictions(oof / f"{fold}.npz" for fold in params.folds.ids)
     finder = CandidateFinder(params.predict.scales, params.size.object_diameter_px, params.select)

@@ -1,6 +1,7 @@
 """The whole chain, stage by stage on a few of the sample's images with a tiny network: zips to a checked submission."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,21 @@ def test_what_the_yardstick_found_for_a_run_s_parameters_is_in_its_summary(
     assert "unseen acquisitions: 0.375, the mean over 2 clusters" in capsys.readouterr().out
     # It changes nothing else, and where nothing was measured that is said by a null.
     assert {**cv, "unseen_map": None, "unseen": {}} == json.loads((run / "cv.json").read_text())
+
+
+def test_the_yardstick_says_nothing_of_a_run_that_learns_from_other_images(run: Path, tmp_path: Path) -> None:
+    params, other = tiny_params(), tmp_path / "run"
+    shutil.copytree(run / "train", other / "train")
+    table = pd.read_csv(run / "train" / "table.csv", dtype=str)
+    table.loc[0, "scored"] = "0"
+    table.to_csv(other / "train" / "table.csv", index=False)
+    for name in ("folds.csv", "oof"):
+        (other / name).symlink_to(run / name)
+    unseen = tmp_path / "unseen.csv"
+    found = pd.DataFrame({"cluster": ["dark"], "images": 24, "ap": [0.25]})
+    write_unseen(unseen, settings_key(params.recipe, params.predict, params.decode, params.select), found)
+    cv = evaluate_again(other, tmp_path, params, unseen)
+    assert (cv["unseen_map"], cv["unseen"]) == (None, {})
 
 
 def test_the_held_out_nuclei_are_those_that_were_scored(run: Path) -> None:
