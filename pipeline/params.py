@@ -143,7 +143,7 @@ class TrainParams(Section):
     clip_norm: Positive
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     compile: bool  # the network, by torch.compile; for CUDA, where it needs a C++ compiler
-    balance_types: Share  # 0 draws every image alike, 1 draws every image type alike
+    balance: Share  # 0 draws all images alike; 1 all image types, and within a type all frame sizes
 
     @model_validator(mode="after")
     def _tile_covers_crop(self) -> "TrainParams":

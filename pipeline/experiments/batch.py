@@ -105,7 +105,7 @@ def _augment_tiles(
     They come from whole batches of `train.batch`, since the random numbers of a batch depend on its size.
     """
     train, device = recipe.train, start_runtime(recipe.runtime).device
-    images = TrainingImages(split, recipe.contrast, recipe.size, train.balance_types)
+    images = TrainingImages(split, recipe.contrast, recipe.size, train.balance)
     effects, augment = CpuAugment(recipe.augment, train.crop_px), build_augment(recipe.augment)
     dataset = TileDataset(images, train.tile_px, effects, seed, 0, count + train.batch - 1)
     generator = torch.Generator(device)

@@ -17,6 +17,7 @@ from scipy.stats import norm
 from pipeline.errors import InputError, shorten
 from pipeline.experiments.calibration import FEWEST, SIGNALS, fit_calibration, has_found, list_cases
 from pipeline.experiments.statistics import LEVEL, bootstrap_interval
+from pipeline.images.table import name_acquisitions
 from pipeline.params import EvaluateParams
 from pipeline.tables import read_csv_table
 
@@ -76,11 +77,6 @@ def _expect_plain(own: pd.DataFrame, count: int, params: EvaluateParams) -> tupl
         by_groups = (high - low) / 2
     half_width = float(np.hypot(by_groups, by_chance))
     return mean, max(0.0, mean - half_width), min(1.0, mean + half_width)
-
-
-def name_acquisitions(images: pd.DataFrame) -> pd.Series:
-    """Return what each image's acquisition is called, such as `fluorescence 256x320`: its type and frame size."""
-    return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)
 
 
 def read_known(path: Path) -> pd.DataFrame:

@@ -126,7 +126,7 @@ def start_training(
         InputError: the recipe cannot be built, or there is no image.
     """
     trainer = make_trainer(fold, recipe)
-    learnt = TrainingImages(images, recipe.contrast, recipe.size, recipe.train.balance_types)
+    learnt = TrainingImages(images, recipe.contrast, recipe.size, recipe.train.balance)
     feed = BatchFeed(learnt, trainer, recipe, housekeeping, resident)
     return Training(trainer, feed, make_preparation(recipe, trainer.model.margin_px))
 

@@ -20,23 +20,33 @@ from pipeline.errors import InputError
 from pipeline.images.contrast import Contrast, apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.splits import PreparedSplit
+from pipeline.images.table import name_acquisitions
 from pipeline.parallel import start_worker
 from pipeline.params import ContrastParams, SizeParams
 
 
 def sampling_weights(table: pd.DataFrame, balance: float) -> NDArray[np.float64]:
-    """Return (n,) probabilities of drawing each image: between all images alike (0) and all types alike (1).
+    """Return (n,) probabilities of drawing each image.
 
-    An image's weight is its type's frequency to the power of minus `balance`, times the weight of its source.
+    With a balance of 0 all images are alike, and with 1 all types, and within a type all acquisitions. An image's
+    weight is the frequency of its type to the power of minus `balance`, times that of its acquisition over the mean of
+    this in its type, times the weight of its source.
 
     Args:
-        table: image_type, and weight (of the source), above 0; a row per image.
-        balance: of types.
+        table: image_type, height, width, and weight (of the source), above 0; a row per image.
+        balance: of types, and of acquisitions within a type.
     """
-    image_types = table["image_type"]
-    frequency = image_types.map(image_types.value_counts(normalize=True)).to_numpy(np.float64)
-    weights = frequency**-balance * table["weight"].to_numpy(np.float64)
+    types = table["image_type"]
+    weights = _rarity(types) ** balance
+    within = pd.Series(_rarity(name_acquisitions(table)) ** balance, table.index)
+    weights *= (within / within.groupby(types).transform("mean")).to_numpy(np.float64)
+    weights *= table["weight"].to_numpy(np.float64)
     return weights / weights.sum()
+
+
+def _rarity(kinds: pd.Series) -> NDArray[np.float64]:
+    """Return how many images there are for one of each image's kind."""
+    return 1 / kinds.map(kinds.value_counts(normalize=True)).to_numpy(np.float64)
 
 
 class TrainingImages:
@@ -46,17 +56,17 @@ class TrainingImages:
         split: the images, labelled.
         contrast: how each one is shown to the network.
         size: the diameter that nuclei are brought to.
-        balance_types: between drawing all images alike (0) and all image types alike (1), the weights of sources aside.
+        balance: between drawing all images alike (0) and all acquisitions (1), as `sampling_weights` does.
 
     Raises:
         InputError: there is no image.
     """
 
-    def __init__(self, split: PreparedSplit, contrast: ContrastParams, size: SizeParams, balance_types: float) -> None:
+    def __init__(self, split: PreparedSplit, contrast: ContrastParams, size: SizeParams, balance: float) -> None:
         if not len(split):
             raise InputError("no images to train on; check folds.csv")
         self._split, self._ids = split, split.image_ids
-        self._cumulative = np.cumsum(sampling_weights(split.table, balance_types))
+        self._cumulative = np.cumsum(sampling_weights(split.table, balance))
         self._zooms = zooms_to_size(split.diameters_px, size)
         self._contrasts = [find_contrast(image, contrast) for _, image in split.images()]
 

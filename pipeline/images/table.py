@@ -42,3 +42,8 @@ def read_table(folder: Path) -> pd.DataFrame:
     if faulty.any():
         raise InputError(f"{path}: image {table['image_id'][faulty].iloc[0]!r} is in it twice, or of no size; {CURE}")
     return table
+
+
+def name_acquisitions(images: pd.DataFrame) -> pd.Series:
+    """Return what each image's acquisition is called, such as `fluorescence 256x320`: its type and frame size."""
+    return images["image_type"] + " " + images["height"].astype(str) + "x" + images["width"].astype(str)

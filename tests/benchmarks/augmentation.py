@@ -58,7 +58,7 @@ def kornia_policy(params: Params) -> Any:
 def run(setting: Setting) -> Report:
     params = make_params("device")
     start_runtime(params.runtime)
-    learnt = TrainingImages(setting.split, params.contrast, params.size, params.train.balance_types)
+    learnt = TrainingImages(setting.split, params.contrast, params.size, params.train.balance)
     dataset = TileDataset(learnt, TILE_PX, CpuAugment(params.augment, TILE_PX), 0, 0, BATCH)
     tiles, ids = next(iter(make_loader(dataset, BATCH, 0, False)))
     images, generator = tiles.permute(0, 3, 1, 2).contiguous(), torch.Generator().manual_seed(0)

@@ -72,7 +72,7 @@ class SmpLoop:
         self.model: nn.Module = build_model(params.unet).train().to(runtime.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=train.lr)
         self.scaler = runtime.scaler()
-        images = TrainingImages(split, params.contrast, params.size, train.balance_types)
+        images = TrainingImages(split, params.contrast, params.size, train.balance)
         dataset = TileDataset(images, train.tile_px, CpuAugment(params.augment, train.crop_px), 0, 0, 10**6)
         loader = DataLoader(
             dataset,

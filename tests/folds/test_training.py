@@ -23,7 +23,7 @@ def make_params(start_crop_px, **changes):
 
 def read_batches(split, params, step=0):
     recipe = params.recipe
-    images = TrainingImages(split, recipe.contrast, recipe.size, recipe.train.balance_types)
+    images = TrainingImages(split, recipe.contrast, recipe.size, recipe.train.balance)
     return list(BatchFeed(images, make_trainer(0, recipe), recipe, params.housekeeping).batches_from(step))
 
 
@@ -76,7 +76,7 @@ def test_the_images_of_a_step_are_named_in_the_order_of_its_batch(split):
     params = make_params(64, contrast__stretch=False, size__object_diameter_px=0.0)
     recipe = params.recipe
     trainer = make_trainer(0, recipe)
-    images = TrainingImages(split, recipe.contrast, recipe.size, recipe.train.balance_types)
+    images = TrainingImages(split, recipe.contrast, recipe.size, recipe.train.balance)
     feed = BatchFeed(images, trainer, recipe, params.housekeeping)
     brightest = {name: int(image.max()) for name, image in split.images()}
     assert len(set(brightest.values())) == 2

@@ -134,7 +134,7 @@ def small_crops(setting: Setting) -> dict[str, int]:
 def find_resident(prepared: Path, device: torch.device) -> ResidentImages | None:
     """Return all training images on the device; None where they do not fit."""
     params = load_params(PARAMS)
-    images = TrainingImages(PreparedSplit.open(prepared), params.contrast, params.size, params.train.balance_types)
+    images = TrainingImages(PreparedSplit.open(prepared), params.contrast, params.size, params.train.balance)
     return ResidentImages(images, device) if training.fits_on(device, images.pixels) else None
 
 

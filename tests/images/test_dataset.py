@@ -16,7 +16,7 @@ from pipeline.params import ContrastParams
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
 PLAIN = Contrast(np.arange(256, dtype=np.uint8), as_density=False)
-TABLE = pd.DataFrame({"image_type": TYPES, "weight": 1.0})
+TABLE = pd.DataFrame({"image_type": TYPES, "height": 90, "width": 110, "weight": 1.0})
 
 
 def blocks(rng, shape=(90, 110), side=15):
@@ -39,11 +39,11 @@ def split(make_split):
 
 @pytest.fixture
 def make_images(params):
-    def make(split, stretch=False, object_diameter_px=20.0, balance_types=0.5):
+    def make(split, stretch=False, object_diameter_px=20.0, balance=0.5):
         contrast = {"stretch": stretch, "density": False}
         size = {"object_diameter_px": object_diameter_px}
         return TrainingImages(
-            split, params.contrast.model_copy(update=contrast), params.size.model_copy(update=size), balance_types
+            split, params.contrast.model_copy(update=contrast), params.size.model_copy(update=size), balance
         )
 
     return make
@@ -76,12 +76,31 @@ class TestWeights:
 
     @pytest.mark.parametrize("weight", [1.0, 2.0])
     def test_sources_that_weigh_the_same_change_no_bit(self, weight):
-        table = pd.DataFrame({"image_type": ["a"] * 401 + ["b"] * 16 + ["c"] * 108, "weight": weight})
-        plain = table["image_type"].map(table["image_type"].value_counts(normalize=True)).to_numpy() ** -0.5
-        assert sampling_weights(table, 0.5).tobytes() == (plain / plain.sum()).tobytes()
+        types, widths = ["a"] * 401 + ["b"] * 16 + ["c"] * 108, [256] * 300 + [320] * 225
+        table = pd.DataFrame({"image_type": types, "height": 256, "width": widths, "weight": 1.0})
+        other = sampling_weights(table.assign(weight=weight), 0.5)
+        assert other.tobytes() == sampling_weights(table, 0.5).tobytes()
+
+    def test_with_balance_all_frame_sizes_of_a_type_are_alike_and_types_as_before(self):
+        """The one image of 50 px weighs as much as the two others of its type together; in all they weigh a half."""
+        assert sampling_weights(TABLE.assign(width=[110, 110, 50, 110]), 1) == pytest.approx(
+            [1 / 8, 1 / 8, 1 / 4, 1 / 2]
+        )
+
+    def test_half_way_between_frame_sizes(self):
+        """Within the type 1 / sqrt(2) twice and 1, times sqrt(4/3) over their mean; the other type sqrt(4)."""
+        within = np.array([2**-0.5, 2**-0.5, 1])
+        weights = np.r_[within / within.mean() * np.sqrt(4 / 3), 2]
+        found = sampling_weights(TABLE.assign(width=[110, 110, 50, 110]), 0.5)
+        assert found == pytest.approx(weights / weights.sum())
+
+    @pytest.mark.parametrize("balance", [0, 0.5, 1])
+    def test_images_of_frame_sizes_of_their_own_are_alike_within_a_type(self, balance):
+        found = sampling_weights(TABLE.assign(width=[1, 2, 3, 4]), balance)
+        assert found == pytest.approx(sampling_weights(TABLE, balance))
 
     def test_images_are_drawn_by_their_weights(self, make_dataset):
-        dataset = make_dataset(last=600, balance_types=1.0)
+        dataset = make_dataset(last=600, balance=1.0)
         levels = [int(dataset[n][0].min()) for n in range(600)]
         shares = np.array([levels.count(40 * i) for i in range(4)]) / 600
         assert shares == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2], abs=0.06)
