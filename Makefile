@@ -18,7 +18,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site
 .PHONY: help repro mend-dvc tell-dvc-of-git test faults bench gpu study-upsampling study-examples lint dvc-deps params clean
 help:
 	@echo "make repro     run the pipeline that params.yaml describes, and print its fold table"
-	@echo "make mend-dvc  mend what a kill leaves of DVC's own files, as make repro does first"
+	@echo "make mend-dvc  mend what a kill leaves of DVC's own files, before a plain dvc repro; make repro does it first"
 	@echo "make test      run the tests"
 	@echo "make faults    kills, full disks, bad input, load: for tests/README.md; only=NAME for a part"
 	@echo "make bench     time the pipeline against its peers, for tests/benchmarks/results.md; only=NAME for a part"
@@ -31,15 +31,12 @@ help:
 	@echo "make params    compose pipeline/conf into params.yaml"
 	@echo "make clean     remove the environment"
 
-repro: $(READY) tell-dvc-of-git mend-dvc
-	dvc repro
+repro: $(READY) tell-dvc-of-git
+	python -m pipeline run
 	@python -m pipeline summary
 
-# A kill may cut short the lock file, which DVC writes in place, or leave an empty folder in the cache of runs: DVC
-# would refuse to run.
 mend-dvc:
-	@! command -v python > /dev/null || python -m json.tool .dvc/tmp/rwlock > /dev/null 2>&1 || rm -f .dvc/tmp/rwlock
-	@! test -d .dvc/cache/runs || find .dvc/cache/runs -mindepth 1 -type d -empty -delete
+	@python -c "from pipeline.engine.checkout import mend; mend()"
 
 # GitHub's "Download ZIP" holds no repository. DVC needs to be told, or takes one that the folder happens to lie in.
 tell-dvc-of-git: $(READY)

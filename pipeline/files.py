@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, shorten
+from pipeline.progress import say
 
 try:
     import fcntl
 except ModuleNotFoundError:
     sys.exit("error: this runs on Linux and macOS; on Windows, run it in WSL, https://learn.microsoft.com/windows/wsl")
 
+_LOOK_S = 0.2
 _LITTER = ("Thumbs.db", "desktop.ini")
 _MOST_YAML = 50_000  # characters; params.yaml has 3,000
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
@@ -245,3 +248,42 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of the file at `path`, in hex; reads it in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def hold(path: Path, refusal: str, wait_s: float) -> Iterator[int]:
+    """Hold the file `path`, which is made if it is missing, and yield its handle: who inherits that holds it too.
+
+    A file system that knows no locks lets everyone in.
+
+    Args:
+        path: of the file.
+        refusal: the error where another process holds it.
+        wait_s: for how long it may.
+
+    Raises:
+        InputError: it does so for longer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end, told = time.monotonic() + wait_s, False
+        with suppress(OSError):
+            while not _take(handle):
+                if time.monotonic() > end:
+                    raise InputError(f"{path}: {refusal}")
+                if not told:
+                    say(f"{path}: waits for another process to let go of it")
+                    told = True
+                time.sleep(_LOOK_S)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

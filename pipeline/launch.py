@@ -1,4 +1,4 @@
-"""How a stage is started: `python -m pipeline.stages.NAME --ARGUMENT VALUE ...`, an argument per parameter of its main.
+"""How a stage is started: `python -m pipeline.stages NAME --ARGUMENT VALUE ...`, an argument per parameter of its main.
 
 In: the command line, whose values come from dvc.yaml's `cmd`, so no stage spells a path. Out: the call, a status that
 DVC understands, and an entry in the journal, the git-ignored folder of what differs between equal runs.
@@ -11,9 +11,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from pipeline.errors import InputError, one_line_errors
 from pipeline.files import read_json, write_json
@@ -21,13 +24,16 @@ from pipeline.params import Params, load_params
 
 # How often a stage looks whether the DVC that started it is still there, and how long it then has to stop.
 _LOOK_S, _GRACE_S = 0.5, 30.0
+_GENERATIONS = 4  # a shell, DVC, and what has started that, are no farther
+# In the environment: the number of the process that a stage, and whatever has started it, is not to outlive.
+OWNER = "PIPELINE_OWNER"
 
 # The stages whose seconds are a run's: those that run once, and those that run once for each fold.
-_WHOLE, _PER_FOLD = ("prepare", "folds", "evaluate", "predict_testset"), ("train", "size", "predict_oof")
+_WHOLE, PER_FOLD = ("prepare", "folds", "evaluate", "predict_testset"), ("train", "size", "predict_oof")
 
 
-def run(main: Callable[..., dict[str, Any] | None]) -> None:
-    """Parse the command line into the parameters of `main` (paths, integers, `params`) and call it.
+def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None = None) -> None:
+    """Parse `words`, or the command line, into the parameters of `main` (paths, integers, `params`) and call it.
 
     With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.FOLD.json`, with
     what `main` returns; its own `seconds` take precedence. An `InputError` ends in one line on stderr and exit status
@@ -35,7 +41,8 @@ def run(main: Callable[..., dict[str, Any] | None]) -> None:
     that started the stage: an orphan must not go on writing.
     """
     arguments = inspect.signature(main, eval_str=True).parameters.values()
-    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
+    stage = Path(inspect.getfile(main)).stem
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.stages {stage}", description=inspect.getdoc(main))
     for argument in arguments:
         kind = Path if argument.annotation is Params else argument.annotation
         parser.add_argument(f"--{argument.name.replace('_', '-')}", type=kind, required=True)
@@ -45,21 +52,48 @@ def run(main: Callable[..., dict[str, Any] | None]) -> None:
             type=Path,
             help="a folder in which to note the seconds that this took, and what else differs from run to run",
         )
-    values = vars(parser.parse_args())
+    values = vars(parser.parse_args(words))
     journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
     begin = time.monotonic()
-    _stop_on_request()
+    stop_on_request()
     with one_line_errors("stopped; nothing half-written is left: run the same command to go on"):
         if "params" in values:
             values["params"] = load_params(values["params"])
         noted = main(**values) or {}
         if journal:
-            name = _journal_name(Path(inspect.getfile(main)).stem, values.get("fold"))
+            name = _journal_name(stage, values.get("fold"))
             write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
 
 
-def _stop_on_request() -> None:
-    """Let SIGTERM and SIGHUP stop the process as Ctrl-C does, and the death of DVC too, which kills no stage itself."""
+def wait_asleep() -> None:
+    """Let the threads that torch and scikit-learn start wait for one another asleep; call it before they are loaded.
+
+    By default they wait in a loop that takes their core from the very thread that they wait for, where another process
+    takes its share of the cores: `make bench only=busy` measures what that costs. No result depends on it.
+    """
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def stop_on_request() -> None:
+    """Let SIGTERM and SIGHUP stop the process as Ctrl-C does.
+
+    So does the end of DVC, which kills no stage itself, and that of the owner which the environment names.
+    """
+    catch_requests()
+    if OWNER in os.environ:
+        owner = int(os.environ[OWNER])
+        _watch(lambda: owner in _list_ancestors())
+    elif "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
+        starters = _find_starters()
+        # DVC may have gone while the stage's imports ran: then process 1 is in its place, which may be DVC itself, in a
+        # container.
+        if starters[-1:] == [1] and "dvc" not in _describe(psutil.Process(1)):
+            starters = []
+        _watch(lambda: _find_starters() == starters)
+
+
+def catch_requests() -> None:
+    """Let SIGTERM, SIGHUP and Ctrl-C raise KeyboardInterrupt: again, where a library has taken the signals since."""
 
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -72,35 +106,48 @@ def _stop_on_request() -> None:
         # nohup ignores SIGHUP, and is to go on doing so.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    if "DVC_STAGE" in os.environ:  # as DVC tells those that it starts
-        threading.Thread(target=_watch_starter, args=(_find_ancestors(),), daemon=True).start()
 
 
-def _watch_starter(ancestors: list[int]) -> None:
-    """Ask this process to stop when DVC, or the shell through which it starts a stage, is gone.
+def _watch(is_wanted: Callable[[], bool]) -> None:
+    """Ask this process to stop once it is not wanted any more, and end it where it does not."""
 
-    It may have gone while the stage's imports ran: then process 1 is in its place, which in a container may be DVC.
-    """
-    is_orphan = ancestors[-1] == 1 and "dvc" not in _read_process(1, "cmdline")
-    while not is_orphan and _find_ancestors() == ancestors:
-        time.sleep(_LOOK_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
-    os._exit(130)
+    def look() -> None:
+        while is_wanted():
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE_S)
+        os._exit(130)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
-def _find_ancestors() -> list[int]:
+def _list_ancestors() -> list[int]:
+    return [process.pid for process in _find_parents()]
+
+
+def _find_starters() -> list[int]:
     """Return the parent of this process, and, where that is a shell, the one that started the shell."""
-    parent = os.getppid()
-    name, _, rest = _read_process(parent, "stat").partition("(")[2].rpartition(")")
-    return [parent, int(rest.split()[1])] if name.endswith("sh") else [parent]
+    parents = _find_parents()
+    is_shell = bool(parents) and _describe(parents[0]).partition(" ")[0].endswith("sh")
+    return [process.pid for process in parents[: 1 + is_shell]]
 
 
-def _read_process(number: int, file: str) -> str:
-    """Return a file of /proc about a process; empty where there is no /proc, or the process has just gone."""
+def _find_parents() -> list[psutil.Process]:
+    """Return the nearest ancestors of this process, up to one that ends meanwhile."""
+    found: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        process = psutil.Process().parent()
+        while process is not None and len(found) < _GENERATIONS:
+            found.append(process)
+            process = process.parent()
+    return found
+
+
+def _describe(process: psutil.Process) -> str:
+    """Return the command line of a process; empty where this one may not know it, or it has just gone."""
     try:
-        return Path(f"/proc/{number}/{file}").read_text(errors="replace")
-    except OSError:
+        return " ".join(process.cmdline())
+    except psutil.Error:
         return ""
 
 
@@ -127,7 +174,7 @@ def read_journal(journal: Path, folds: Iterable[int]) -> Journal:
     """
     folds = list(folds)
     names = [_journal_name(stage) for stage in _WHOLE]
-    names += [_journal_name(stage, fold) for stage in _PER_FOLD for fold in folds]
+    names += [_journal_name(stage, fold) for stage in PER_FOLD for fold in folds]
     seconds = [entry["seconds"] for name in names if (entry := _read_entry(journal / name))]
     trained = {str(fold): _read_entry(journal / _journal_name("train", fold)) for fold in folds}
     epochs = {fold: entry["epoch_seconds"] for fold, entry in trained.items() if "epoch_seconds" in entry}

@@ -1,4 +1,6 @@
-"""What the entry of a table may be told: checked where the table is, since params.yaml's sections do not know it.
+"""What values may be: bounds that sections of params.yaml are made of, and what the entry of a table may be told.
+
+The latter is checked where the table is, since params.yaml's sections do not know it.
 
 In: values of params.yaml, and what stands beside an entry: a section's class, or a function's keyword-only parameters,
 whose annotations are their bounds. Out: the section, or the function with its options filled in.
@@ -7,11 +9,26 @@ whose annotations are their bounds. Out: the section, or the function with its o
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError, shorten
+
+Share = Annotated[float, Field(ge=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
+Natural = Annotated[int, Field(ge=1, lt=2**31)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Whole  # numpy's end at 2 ** 32; room for what is added per fold and per try
+
+
+class Section(BaseModel):
+    """A section of params.yaml: immutable, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 

@@ -8,25 +8,11 @@ entry: what such an entry may be told stands beside it, and is checked there, by
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
 from pipeline.files import read_yaml
-from pipeline.options import explain_fault
-
-Share = Annotated[float, Field(ge=0, le=1)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
-Whole = Annotated[int, Field(ge=0, lt=2**31)]
-Natural = Annotated[int, Field(ge=1, lt=2**31)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Seed = Whole  # numpy's end at 2 ** 32; room for what is added per fold and per try
-
-
-class Section(BaseModel):
-    """A section of params.yaml: immutable, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from pipeline.options import Natural, NotNegative, OpenShare, Positive, Section, Seed, Share, Whole, explain_fault
 
 
 class ArchiveParams(Section):
@@ -173,6 +159,15 @@ class HousekeepingParams(Section):
     score_images: Natural  # how many held-out images a look takes
 
 
+class ClusterParams(Section):
+    """What a task of a cluster asks for, and when it is given up. It changes no result."""
+
+    cpus: NotNegative
+    gpus: NotNegative
+    memory_gib: NotNegative
+    patience_s: Positive  # a task that has made no step for so long is started elsewhere
+
+
 class SizeParams(Section):
     """The size of nuclei that networks know, and how the size of an image's nuclei is estimated."""
 
@@ -278,6 +273,7 @@ class Params(Section):
     select: SelectParams
     evaluate: EvaluateParams
     housekeeping: HousekeepingParams
+    cluster: ClusterParams
 
     @property
     def recipe(self) -> Recipe:

@@ -1,4 +1,6 @@
-"""Which code decides a result. In: the name of a module of this package. Out: its files, and a digest of them.
+"""What decides a result beside its inputs: code and machine.
+
+In: the name of a module of this package. Out: its files, and a digest of them.
 
 One rule for all who ask: the dependencies in dvc.yaml, the fingerprint under which training resumes, and the caches of
 studies. A result depends on the files that its module imports, directly or not, at the top or inside a function.
@@ -7,10 +9,16 @@ studies. A result depends on the files that its module imports, directly or not,
 import ast
 import hashlib
 import json
+import os
+import platform
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository; dvc.yaml names files relative to it
 
@@ -88,3 +96,32 @@ def _imported_names(source: str) -> frozenset[str]:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
     return frozenset(names())
+
+
+def check_runtime(path: Path, own: dict[str, str]) -> None:
+    """Refuse a machine on which networks run otherwise than on the first that worked on the same, which writes `path`.
+
+    Args:
+        path: a JSON file that all machines see; its folder is there.
+        own: the device and the precision that parameters came to on this machine.
+
+    Raises:
+        InputError: what differs.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial") as file:
+        json.dump(own, file)
+        file.flush()
+        Path(file.name).chmod(0o644)
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            pass  # of two machines that begin at once, one is the first
+        except OSError:  # a file system without links
+            if not path.exists():
+                write_json(path, own)
+    if own != (wanted := read_json(path)):
+        raise InputError(
+            f"{path}: {platform.node()} runs networks on {', '.join(own.values())}, and the first machine did on "
+            f"{', '.join(map(str, wanted.values()))}: its results would be others; give it nothing of this, set "
+            "runtime.device and runtime.precision to what all have, or begin in a folder of its own"
+        )

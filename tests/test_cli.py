@@ -27,7 +27,8 @@ from tests.faults.load import lay_out_run
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
 COMMANDS = (
-    "fetch", "pack", "show", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep", "upload",
+    "fetch", "pack", "show", "run", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep",
+    "upload",
 )  # fmt: skip
 
 
@@ -109,10 +110,10 @@ def test_a_name_that_is_no_text_is_printed_like_any_other(run: Path, tmp_path: P
         check=False,
     )
     assert done.returncode == 1
-    printed = [Path(line).name for line in done.stdout.splitlines() if "nuclei" in line]
+    printed = [Path(line).name for line in done.stdout.splitlines() if line.endswith("nuclei")]
     assert printed == ["1_caf\\udce9.label_map.tif: 0 nuclei", "3_plain.label_map.tif: 0 nuclei"]
     assert "2_t\\udceate.png: no PNG" in done.stderr.splitlines()[-1]
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").glob("[0-9]*"))) == 6
 
 
 def test_predict_twice_beside_the_images_gives_the_same_files(
@@ -121,15 +122,21 @@ def test_predict_twice_beside_the_images_gives_the_same_files(
     draw_black(tmp_path, b"a.png", b"b.png")
 
     def predict() -> dict[str, bytes]:
-        files = [str(path) for path in sorted(tmp_path.iterdir())]
-        main(["predict", *files, "--out", str(tmp_path), "--run", str(run)])
-        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        files = [str(path) for path in sorted(tmp_path.glob("[!.]*"))]
+        main(["predict", *files, "--out", str(tmp_path), "--run", str(run), *again])
+        return {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.name != "manifest.csv"}
 
+    again: list[str] = []
     first = predict()
-    assert len(first) == 8
+    assert len(first) == 9
     assert "passed over" not in capsys.readouterr().err
     assert predict() == first
-    assert "6 of 8 files are passed over" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "8 of 10 files are passed over" in said.err
+    assert "2 of 2 files were done before; --again does them anew" in said.out
+    again = ["--again"]
+    assert predict() == first
+    assert "a.png: 0 nuclei" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,8 @@ def test_predict_twice_beside_the_images_gives_the_same_files(
     [
         (["a.png"], "a.png/out", "no folder that takes results"),
         (["b.png"], "out", "no such file"),
-        (["."], "out", "a folder"),
+        (["none"], "out", "no such file"),
+        (["none*"], "out", "no file fits"),
     ],
 )
 def test_paths_are_refused_before_anything_is_loaded(
@@ -152,7 +160,7 @@ def test_paths_are_refused_before_anything_is_loaded(
 
 def test_the_channel_reaches_the_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("pipeline.predict.segment.read_images", lambda _, most, channel: asked.append(channel) or [])
+    monkeypatch.setattr("pipeline.predict.reading.read_images", lambda _, most, channel: asked.append(channel) or [])
     paths = draw_black(tmp_path, b"a.png")
     for option in ([], ["--channel", "2"]):
         main(["predict", *paths, "--out", str(tmp_path / "out"), "--run", str(run), *option])

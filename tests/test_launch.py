@@ -115,7 +115,7 @@ def test_a_stage_that_people_start_outlives_their_shell(stage, tmp_path):
 
 def start(monkeypatch, main, *arguments):
     """Start a `main` of this file, which is then called a stage `test_launch`."""
-    monkeypatch.setattr("pipeline.launch._stop_on_request", lambda: None)  # pytest is not to be stopped by it
+    monkeypatch.setattr("pipeline.launch.stop_on_request", lambda: None)  # pytest is not to be stopped by it
     monkeypatch.setattr(sys, "argv", ["stage", *map(str, arguments)])
     run(main)
 

@@ -6,8 +6,7 @@ import pytest
 from pydantic import Field
 
 from pipeline.errors import InputError
-from pipeline.options import bind_options, check_section
-from pipeline.params import Section
+from pipeline.options import Section, bind_options, check_section
 
 
 def weigh(value: float, *, gamma: Annotated[float, Field(ge=0)], steps: int = 3) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import Params, Section
+from pipeline.options import Section
+from pipeline.params import Params
 from pipeline.provenance import EXEMPT, ROOT
 from tests.faults.workspace import make_archives
 from tests.param_deps import read_params
@@ -256,7 +257,7 @@ def test_what_only_watches_reads_nothing(derive):
 WATCHED = {str(ROOT / name) for name in EXEMPT} - {
     str(ROOT / "pipeline" / name) for name in ("params.py", "launch.py", "progress.py")
 }
-STAGES = [path.stem for path in sorted((ROOT / "pipeline/stages").glob("*.py")) if path.stem != "__init__"]
+STAGES = [path.stem for path in sorted((ROOT / "pipeline/stages").glob("*.py")) if not path.stem.startswith("__")]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def make_run_card(
     """Return what is equal in equal runs.
 
     Args:
-        params: of the run; `housekeeping`, which changes no result, is left out.
+        params: of the run; `housekeeping` and `cluster`, which change no result, are left out.
         cv: the summary of the cross-validation.
         expected: score to expect on the test set.
         lb_map: the test set's score, or None where the truth is not known.
@@ -65,7 +65,7 @@ def make_run_card(
         "digests": {f"{path.parent.name}/{path.name}": digest_archive(path) for path in files if path.exists()},
         "sources": describe_sources(params.data, trained),
         "versions": {package: _find_version(package) for package in _PACKAGES},
-        "params": params.model_dump(mode="json", exclude={"housekeeping"}),
+        "params": params.model_dump(mode="json", exclude={"housekeeping", "cluster"}),
     }
 
 

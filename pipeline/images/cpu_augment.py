@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.options import bind_options
-from pipeline.params import AugmentParams, Natural, NotNegative, Share
+from pipeline.options import Natural, NotNegative, Share, bind_options
+from pipeline.params import AugmentParams
 
 # What albumentations lacks and the strong group has: its policy goes without, silently.
 WITHOUT_COUNTERPART = frozenset({"color_matrix"})

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.params import Natural, NotNegative, Share
+from pipeline.options import Natural, NotNegative, Share
 
 Kind = Literal["warp", "displacement", "colours", "pixels"]
 

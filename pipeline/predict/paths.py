@@ -4,17 +4,74 @@ In: paths of a run, of images and of the folder for results. Out: the images, ea
 wrong with a path and what to do.
 """
 
+import glob
+import os
 import sys
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.files import is_litter
 from pipeline.predict.results import WRITERS, is_result
 
+# What is written beside the results of images: the tables of all of them, and a folder of what is done.
+MANIFEST, TABLE, MARKERS = "manifest.csv", "nuclei.csv", ".shards"
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")  # of the files that are taken from a folder
 _MOST_LINES = 20  # of an error
+
+
+def list_images(given: Sequence[Path], out: Path) -> list[Path]:
+    """Return the files that are meant by what was given: a file, a folder of images, a list of files, or a pattern.
+
+    A folder stands for the PNG, JPEG and TIFF files in it, sorted by name, the results of this command aside; a text
+    file `*.txt` for the paths in it, one a line; what is no path but has `*`, `?` or `[` for the paths that fit. The
+    folder for results, among others, stands for nothing.
+
+    Raises:
+        InputError: there is no image in a folder, or nothing fits a pattern; a list cannot be read.
+    """
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            if path.resolve() != out.resolve() or len(given) == 1:
+                found += _list_folder(path)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            found += _read_list(path)
+        elif not path.exists() and glob.has_magic(str(path)):
+            fitting = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            if not fitting:
+                raise InputError(f"{path}: no file fits; check the pattern, and the folder that it begins in")
+            found += [file for file in fitting if not file.is_dir()]
+        else:
+            found.append(path)
+    return found
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); make it readable, or leave it out") from error
+    images = [path for path in inside if path.suffix.lower() in _ENDINGS and not is_litter(path.name)]
+    files = [path for path in images if not path.is_dir() and not is_result(path)]
+    if not files:
+        raise InputError(f"{folder}: no PNG, JPEG or TIFF in it; name another folder, or the files")
+    return files
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = os.fsdecode(path.read_bytes()).splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); make it readable, or leave it out") from error
+    if not (files := [Path(line.strip()) for line in lines if line.strip()]):
+        raise InputError(f"{path}: no path in it; write one a line, or name the images themselves")
+    return files
 
 
 def check_run(folds: Path) -> None:
@@ -28,17 +85,15 @@ def check_run(folds: Path) -> None:
 
 
 def choose_images(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Return the files of images among `paths`, each once, without the folder `out` and the results of this command.
-
-    The latter are counted on stderr.
+    """Return the files of images among `paths`, each once, without the results of this command, which are counted.
 
     Raises:
         InputError: a path is no file that can be read, two files have one name, or nothing is left.
     """
-    paths = [path for path in paths if path.resolve() != out.resolve() or not path.is_dir()]
-    files = [path for path in paths if not is_result(path)]
+    tables = [(out / name).resolve() for name in (MANIFEST, TABLE)]
+    files = [path for path in paths if not is_result(path) and path.resolve() not in tables]
     if results := len(paths) - len(files):
-        why = f"their names end as those of this command's results do ({', '.join(WRITERS)})"
+        why = f"they have the names of this command's results ({', '.join([*WRITERS, MANIFEST, TABLE])})"
         print(f"{results} of {len(paths)} files are passed over: {why}", file=sys.stderr, flush=True)
     if not files:
         raise InputError(f"{out}: no image to predict but results of this command; give the images that they are of")
@@ -47,7 +102,8 @@ def choose_images(paths: Sequence[Path], out: Path) -> list[Path]:
     images = {path.parent.resolve() / path.name: path for path in files}
     # Some file systems take capitals, and accents in pieces, for the same.
     names = [unicodedata.normalize("NFC", path.stem).casefold() for path in images]
-    if double := sorted({path.stem for path, name in zip(images, names, strict=True) if names.count(name) > 1}):
+    often = Counter(names)
+    if double := sorted({path.stem for path, name in zip(images, names, strict=True) if often[name] > 1}):
         raise InputError(
             f"{double[0]}: two images of this name would share their results; predict each into an --out of its own"
         )
@@ -58,7 +114,7 @@ def _find_fault(path: Path) -> str | None:
     """Return what keeps a file from being read, and what to do; None where nothing does."""
     try:
         if path.is_dir():
-            return f"{path}: a folder; give the files in it, {path}/*.png say"
+            return f"{path}: a folder where a file should be; leave it out of the list"
         if path.exists() and not path.is_file():
             return f"{path}: no plain file but a pipe, a socket or a device; save the image to a file"
         path.open("rb").close()

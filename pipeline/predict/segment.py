@@ -11,42 +11,38 @@ An image with more pixels than `select.max_pixels` passes in strips from the net
 and its label map, the memory that it takes grows with its width and not with its area.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError, explain_exhaustion, shorten
+from pipeline.errors import InputError
+from pipeline.files import sha256_of
 from pipeline.folds.finder import NucleusFinder, is_large, load_finder
 from pipeline.folds.networks import Folds, load_folds
 from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
 from pipeline.folds.zoom import find_zoom
 from pipeline.images.contrast import Shown, find_contrast
-from pipeline.images.image_file import read_images
 from pipeline.images.splits import NamedImage
 from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
 from pipeline.predict.noise import is_noise
-from pipeline.predict.paths import join_faults
+from pipeline.predict.reading import Opened, Outcome, explain_fault, read_all
 from pipeline.predict.results import write_nuclei
-from pipeline.progress import Bar, progress_bar, say
+from pipeline.progress import Bar, say
+from pipeline.provenance import digest_code, fingerprint
 from pipeline.unet.predict import Advance
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
 from pipeline.unet.size import bound_zoom
 
+# Packages whose versions decide what is found.
+_PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "scikit-learn", "opencv-python-headless", "numpy", "scipy")
 _NEAR = 2 ** (1 / 16)  # half of the steps in which zooms are rounded
 _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
-
-
-class Opened(NamedTuple):
-    """An image (H, W, 3) uint8 RGB, the name of its results, and the file that it is of."""
-
-    path: Path
-    name: str
-    image: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -81,84 +77,57 @@ def load_segmenter(
     return Segmenter(networks, finder, recipe.contrast, recipe.size, predict, start_runtime(recipe.runtime))
 
 
+def fingerprint_run(
+    folds: Path, ids: Sequence[int], recipe: Recipe, predict: PredictParams, select: SelectParams
+) -> str:
+    """Return a digest of all that decides what `load_segmenter`, called so, finds, but for images and machine."""
+    files = [folds / kind / f"{fold}.safetensors" for kind in ("weights", "sizes") for fold in ids]
+    files += [folds / "decoding.json", folds / "candidates.npz"]
+    parts = {
+        "files": [sha256_of(path) for path in files if path.exists()],  # what is missing is refused when it is loaded
+        "recipe": recipe.describe(),
+        "sections": [part.model_dump() for part in (recipe.size, predict, select)],
+        "code": digest_code(__name__),
+        "versions": [version(name) for name in _PACKAGES],
+    }
+    return fingerprint(parts)
+
+
 def segment_files(
     paths: Sequence[Path],
     out: Path,
     segmenter: Segmenter,
     housekeeping: HousekeepingParams,
+    bar: Bar,
     channel: int | None = None,
-) -> Iterator[tuple[Path, int]]:
-    """Find the nuclei of the images at `paths`, write them to `out`, and yield each label map's path and count.
+) -> Iterator[Outcome]:
+    """Find the nuclei of the images at `paths`, write them to `out`, and yield what became of each image.
 
-    Each image is written before its path is yielded. Whatever goes wrong with one stops no other: it is named when
-    they are done.
+    Each image is written before it is yielded. Whatever goes wrong with one stops no other.
 
     Args:
         paths: image files, which `choose_images` has seen.
         out: folder for the results; made if missing.
         segmenter: finds the nuclei.
         housekeeping: `predict_max_pixels` of an image.
+        bar: is told of each file, and expects an image of it.
         channel: of files with several, the one that is taken alone, counted from 0.
-
-    Raises:
-        InputError: an image cannot be read, predicted or written.
     """
-    faults: list[str] = []
-    with progress_bar("predict", len(paths)) as bar:
-        images = _read_all(paths, housekeeping.predict_max_pixels, channel, faults, bar)
-        for group in _share_batches(images, segmenter):
-            shared = _predict_shared(group, segmenter)
-            while group:  # nothing here holds an image: a large one takes gigabytes, and the next is read now
-                if result := _segment(group.pop(0), shared, out, segmenter, bar, faults):
-                    yield result
-    if faults:
-        raise join_faults(faults, f"{len(faults)} images are left out; the others of {len(paths)} files are done")
+    faults: list[Outcome] = []
+    images = read_all(paths, housekeeping.predict_max_pixels, channel, faults, bar)
+    for group in _share_batches(images, segmenter):
+        yield from _take(faults)
+        begin = time.monotonic()
+        shared, count = _predict_shared(group, segmenter), len(group)
+        together_s = (time.monotonic() - begin) / count
+        while group:  # nothing here holds an image: a large one takes gigabytes, and the next is read now
+            yield _segment(group.pop(0), shared, out, segmenter, bar, together_s)
+    yield from _take(faults)
 
 
-def _read_all(
-    paths: Sequence[Path], max_pixels: int, channel: int | None, faults: list[str], bar: Bar
-) -> Iterator[Opened]:
-    """Yield the images of all files as `read_images` does, and append what is wrong with a file to `faults`.
-
-    `bar` expects an image of each file; it is told of every page more, and of files that give none. Of the first file
-    with several channels it is said what is made of them.
-    """
-    read: set[str] = set()
-    told = channel is not None
-    for path in paths:
-        pages = 0
-        try:
-            for name, image, channels in read_images(path, max_pixels, channel):
-                if channels > 1 and not told:
-                    say(f"{path}: {channels} channels, each an image of its own; `--channel N` takes one, from 0 on")
-                    told = True
-                if name in read:
-                    raise InputError(f"{path}: its results would be named {name}, as others are; use another --out")
-                read.add(name)
-                pages += 1
-                if pages > 1:
-                    bar.expect(1)
-                yield Opened(path, name, image)
-                del image
-        except Exception as error:
-            faults.append(_explain(path, path.stem, error))
-        if pages == 0:
-            bar(1)
-
-
-def _explain(path: Path, name: str, error: Exception) -> str:
-    """Return in a line what went wrong with a file, or with the page `name` of it, and what to do."""
-    if isinstance(error, InputError):
-        text = str(error)
-    elif exhausted := explain_exhaustion(error):
-        text = exhausted
-    elif isinstance(error, OSError):
-        text = f"cannot be read ({error.strerror or shorten(error)}); check the file and its disk"
-    else:
-        text = f"fails with {type(error).__name__} ({shorten(error)}); save it anew as an 8-bit TIFF or PNG"
-    if text.startswith(f"{path}:"):
-        return text
-    return f"{path}: {text}" if name == path.stem else f"{path}: {name}: {text}"
+def _take(faults: list[Outcome]) -> Iterator[Outcome]:
+    while faults:
+        yield faults.pop(0)
 
 
 def _share_batches(images: Iterable[Opened], segmenter: Segmenter) -> Iterator[list[Opened]]:
@@ -204,14 +173,14 @@ def _predict(images: Iterable[NamedImage], segmenter: Segmenter) -> Iterator[Pre
 
 
 def _segment(
-    opened: Opened, shared: dict[str, Prediction], out: Path, segmenter: Segmenter, bar: Bar, faults: list[str]
-) -> tuple[Path, int] | None:
-    """Find and write the nuclei of one image, and return its label map's path and their number.
+    opened: Opened, shared: dict[str, Prediction], out: Path, segmenter: Segmenter, bar: Bar, begun_s: float
+) -> Outcome:
+    """Find and write the nuclei of one image, and return what became of it.
 
-    The image's prediction is taken out of `shared`, where there is one already. `bar` is told of a large image's parts,
-    and in all of 1. Where anything goes wrong, `faults` gets it, and None is returned.
+    The image's prediction is taken out of `shared`, where there is one already; it took `begun_s`. `bar` is told of a
+    large image's parts, and in all of 1.
     """
-    left, result = 1.0, None
+    left, nuclei, fault, begin = 1.0, None, "", time.monotonic()
 
     def advance(part: float) -> None:
         nonlocal left
@@ -220,18 +189,18 @@ def _segment(
 
     try:
         label_map = _find_nuclei(opened, shared.pop(opened.name, None), segmenter, advance)
-        count = int(label_map.max(initial=0))
         try:
-            result = write_nuclei(out, opened.name, opened.image, label_map), count
+            write_nuclei(out, opened.name, opened.image, label_map)
         except OSError as error:
             raise InputError(
                 f"{out / opened.name}.*: cannot be written ({error.strerror}); shorten the image's name, or move away "
                 "what has the name of a result"
             ) from error
+        nuclei = int(label_map.max(initial=0))
     except Exception as error:
-        faults.append(_explain(opened.path, opened.name, error))
+        fault = explain_fault(opened.path, opened.name, error)
     bar(left)
-    return result
+    return Outcome(opened.path, opened.name, nuclei, fault, False, begun_s + time.monotonic() - begin)
 
 
 def _find_nuclei(

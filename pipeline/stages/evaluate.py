@@ -15,7 +15,6 @@ from pipeline.folds.cross_validation import cross_validate, describe_decoding
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.predictions import Predictions
 from pipeline.folds.table import open_folded
-from pipeline.launch import run
 from pipeline.nuclei.metric import Matches, count_matches
 from pipeline.nuclei.signals import Signals, tabulate_signals
 from pipeline.nuclei.submission import write_submission
@@ -74,7 +73,3 @@ def main(
         print(format_membranes(cv))
     if yardstick["unseen"]:
         print(f"unseen acquisitions: {cv['unseen_map']:.3f}, the mean over {len(cv['unseen'])} clusters")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -16,7 +16,6 @@ from pipeline.folds.table import (
     name_groups,
 )
 from pipeline.images.splits import PreparedSplit
-from pipeline.launch import run
 from pipeline.params import Params
 from pipeline.progress import track
 
@@ -56,7 +55,3 @@ def main(prepared: Path, out: Path, params: Params) -> None:
     if len(unscored):
         tied = int((folds["fold"][folds["image_id"].isin(unscored["image_id"])] != NO_FOLD).sum())
         print(f"{len(unscored)} more images are learnt from and not scored; {tied} of them in every fold but one")
-
-
-if __name__ == "__main__":
-    run(main)

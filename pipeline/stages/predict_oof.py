@@ -6,7 +6,6 @@ from pipeline.folds.networks import load_folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import write_predictions
 from pipeline.folds.table import open_folded
-from pipeline.launch import run
 from pipeline.params import Params
 from pipeline.progress import progress_bar
 from pipeline.unet.runtime import start_runtime
@@ -22,7 +21,3 @@ def main(prepared: Path, folds: Path, weights: Path, sizes: Path, fold: int, out
             networks, held_out.images(), params.contrast, params.size, params.predict, runtime, advance
         )
         write_predictions(out, predictions)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -6,7 +6,6 @@ from pipeline.folds.networks import load_folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import write_predictions
 from pipeline.images.splits import PreparedSplit
-from pipeline.launch import run
 from pipeline.params import Params
 from pipeline.progress import progress_bar
 from pipeline.unet.runtime import start_runtime
@@ -21,7 +20,3 @@ def main(prepared: Path, weights: Path, sizes: Path, out: Path, params: Params) 
             networks, split.images(), params.contrast, params.size, params.predict, runtime, advance
         )
         write_predictions(out, predictions)
-
-
-if __name__ == "__main__":
-    run(main)

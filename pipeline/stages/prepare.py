@@ -8,7 +8,6 @@ from pipeline.errors import InputError
 from pipeline.files import atomic_folder
 from pipeline.images.checksums import verify_checksums
 from pipeline.images.prepare import prepare_split
-from pipeline.launch import run
 from pipeline.params import Params
 
 
@@ -32,7 +31,3 @@ def describe(split: str, table: pd.DataFrame) -> None:
     print(f"{split}: {len(table)} images ({types or 'none'}), {table['nuclei'].sum()} nuclei")
     faults = table.loc[:, "empty_masks":].sum()
     print("  " + ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in faults.items()))
-
-
-if __name__ == "__main__":
-    run(main)

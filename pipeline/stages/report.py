@@ -9,7 +9,6 @@ from pipeline.experiments.report import choose_examples, write_report
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_text
 from pipeline.images.splits import PreparedSplit
-from pipeline.launch import run
 from pipeline.nuclei.submission import read_label_maps
 from pipeline.params import Params
 
@@ -38,7 +37,3 @@ def main(
     foretold = read_expected(expected)
     write_report(out, table, read_json(summary), read_json(card), foretold, by_fold, pictures, str(submission))
     print(f"report: {out}")
-
-
-if __name__ == "__main__":
-    run(main)

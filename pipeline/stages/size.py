@@ -7,7 +7,6 @@ import numpy as np
 from pipeline.folds.networks import load_models
 from pipeline.folds.sizes import learn_sizes
 from pipeline.folds.table import open_folded
-from pipeline.launch import run
 from pipeline.params import Params
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.size import SizeReader, save_reader
@@ -23,7 +22,3 @@ def main(prepared: Path, folds: Path, weights: Path, fold: int, out: Path, param
     (model,) = load_models(weights, [fold], params.recipe)
     model, title = model.to(runtime.device), f"size fold {fold}"
     save_reader(learn_sizes(model, learnt, params.contrast, params.augment, params.size, runtime, title), out)
-
-
-if __name__ == "__main__":
-    run(main)

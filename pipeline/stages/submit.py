@@ -14,7 +14,7 @@ from pipeline.folds.finder import find_nuclei, load_finder
 from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
 from pipeline.images.table import read_table
-from pipeline.launch import read_journal, run
+from pipeline.launch import read_journal
 from pipeline.nuclei.signals import Signals, tabulate_signals
 from pipeline.nuclei.solution import read_solution_of, score_submission
 from pipeline.nuclei.submission import read_submission, write_submission
@@ -88,7 +88,3 @@ def list_archives(archives: Path, data: DataParams) -> list[Path]:
     sources = [*data.sources.values(), *([data.test] if data.test else [])]
     names = [name for source in sources for name in (source.archive, source.labels)] + [data.solution]
     return [archives / name for name in names if name is not None]
-
-
-if __name__ == "__main__":
-    run(main)

@@ -10,7 +10,6 @@ from pipeline.files import write_text
 from pipeline.folds.table import open_folded
 from pipeline.folds.training import train_fold
 from pipeline.folds.watch import HeldOutWatch
-from pipeline.launch import run
 from pipeline.params import Params
 
 
@@ -26,7 +25,3 @@ def main(
     trainer = train_fold(folded.outside(fold), fold, recipe, weights, resume / f"fold{fold}", housekeeping, watch=watch)
     write_text(history, pd.DataFrame(trainer.history).to_csv(index=False, lineterminator="\n"))
     return {"seconds": trainer.seconds, "epoch_seconds": trainer.epoch_seconds}
-
-
-if __name__ == "__main__":
-    run(main)

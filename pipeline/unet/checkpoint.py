@@ -5,7 +5,6 @@ everything that decides the result, so a changed parameter or data set never res
 predict with are another matter: see `weights`.
 """
 
-import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
@@ -15,23 +14,21 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import InputError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, hold
+
+_WAIT_S = 40.0
 
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[Path]:
     """Hold the folder for this process alone; it is made if it is missing, and the lock goes with the process.
 
+    Another process that is about to end, as one whose machine is to be taken away, has some time to save its state.
+
     Raises:
         InputError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{folder}: another process trains this fold; wait for it, or stop it") from error
+    with hold(folder / "lock", "another process trains this fold; wait for it, or stop it", _WAIT_S):
         yield folder
 
 

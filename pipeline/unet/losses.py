@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.options import bind_options
-from pipeline.params import LossParams, NotNegative
+from pipeline.options import NotNegative, bind_options
+from pipeline.params import LossParams
 
 # Added to both sides of Dice's fraction: one pixel, so that a channel without a single target pixel has a gradient
 # and, predicted empty, a loss of 0.

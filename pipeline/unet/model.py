@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.options import check_section
-from pipeline.params import NetworkParams, Section
+from pipeline.options import Section, check_section
+from pipeline.params import NetworkParams
 from pipeline.unet.blocks import LengthRule
 from pipeline.unet.network import NO_WEIGHTS, Network
 from pipeline.unet.smp import SmpParams, SmpUNet

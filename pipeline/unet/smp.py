@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, shorten
-from pipeline.params import Natural, Section
+from pipeline.options import Natural, Section
 from pipeline.unet.blocks import LengthRule
 from pipeline.unet.depthwise import run_slow_depthwise_in_float32
 from pipeline.unet.network import Network

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.params import Natural, Section
+from pipeline.options import Natural, Section
 from pipeline.unet.blocks import ConvBlock, LengthRule, Padding, Upsampling, build_upsampling, concatenate_skip
 from pipeline.unet.network import Network
 

@@ -19,7 +19,7 @@ from tests.benchmarks.harness import ROOT, Setting, describe_machine
 # In the order of the table. Each module has `run(setting) -> Report`.
 BENCHMARKS = (
     "training", "augmentation", "scoring", "decoding", "rle", "prepare", "prediction", "dvc_share", "peers",
-    "profile", "operators", "scaling",
+    "profile", "operators", "scaling", "busy", "folds",
 )  # fmt: skip
 NEED_WEIGHTS = {"peers", "profile", "scaling"}
 RESULTS = Path(__file__).with_name("results.json")
@@ -31,7 +31,7 @@ def prepare_data(archives: Path) -> Path:
     prepared = SCRATCH / f"prepared-{archives.name}-{digest_code('pipeline.stages.prepare')[:8]}"
     if not (prepared / "test" / "images.npz").is_file():
         params = ROOT / "params.yaml"
-        command = ["-m", "pipeline.stages.prepare", "--archives", archives, "--train-out", prepared / "train"]
+        command = ["-m", "pipeline.stages", "prepare", "--archives", archives, "--train-out", prepared / "train"]
         command += ["--test-out", prepared / "test", "--params", params]
         subprocess.run([sys.executable, *map(str, command)], check=True, cwd=ROOT)
     return prepared

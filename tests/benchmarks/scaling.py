@@ -125,19 +125,19 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     }
     found = {}
     inputs = ["--archives", at / "archives", "--train-out", prepared, "--test-out", at / "test"]
-    found["prepare"] = measure("-m", "pipeline.stages.prepare", *inputs, "--params", all_folds)
+    found["prepare"] = measure("-m", "pipeline.stages", "prepare", *inputs, "--params", all_folds)
     megapixels = float(read_table(prepared).eval("height * width").sum()) / 1e6
     inputs = ["--prepared", prepared, "--out", folds]
-    found["folds"] = measure("-m", "pipeline.stages.folds", *inputs, "--params", all_folds)
+    found["folds"] = measure("-m", "pipeline.stages", "folds", *inputs, "--params", all_folds)
     inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
     inputs += ["--sizes", ROOT / "folds" / "sizes", "--out", files["probabilities.npz"]]
-    found["predict_testset"] = measure("-m", "pipeline.stages.predict_testset", *inputs, "--params", two_folds)
+    found["predict_testset"] = measure("-m", "pipeline.stages", "predict_testset", *inputs, "--params", two_folds)
     make_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]
     inputs += ["--unseen", ROOT / "folds" / "unseen.csv", "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
     inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"], "--signals", files["signals.csv"]]
-    found["evaluate"] = measure("-m", "pipeline.stages.evaluate", *inputs, "--params", all_folds)
+    found["evaluate"] = measure("-m", "pipeline.stages", "evaluate", *inputs, "--params", all_folds)
     shutil.rmtree(at)
     return megapixels, found
 

@@ -7,11 +7,12 @@ import argparse
 import time
 from collections.abc import Callable
 
-from tests.faults import atheris_readers, disk, fuzz, kills, load, oracles
+from tests.faults import atheris_readers, cluster, disk, fuzz, kills, load, oracles
 
 CHECKS: dict[str, Callable[[int], str]] = {
     "kills": lambda seed: kills.check(50, seed),
     "side_by_side": kills.check_side_by_side,
+    "cluster": lambda seed: cluster.check(20, seed),
     "disk": disk.check,
     "fuzz": lambda seed: fuzz.check(10_000, seed),
     "atheris": lambda seed: atheris_readers.check(20_000, seed),

@@ -10,21 +10,23 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pipeline.launch import OWNER, PER_FOLD
 from tests.faults.workspace import clear_results, digest_results, find_leftovers, make_workspace
 
 _LONGEST_WAIT = 0.2  # before a kill, of the seconds that a whole run takes
+_START_S = 120.0  # by then the stages of two folds must have run at once
 _ORPHAN_S = 40.0  # by then whatever a killed DVC has left running must have ended
 _WAYS = ("dvc alone", "stage alone", "process group", "while writing")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start DVC in a session of its own, as a terminal does, after what `make repro` does before it."""
+def start(folder: Path, *arguments: str, module: str = "dvc") -> subprocess.Popen[bytes]:
+    """Start DVC, or the command line, in a session of its own, as a terminal does, after DVC's own files are mended."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
     subprocess.run(["make", "-s", "mend-dvc"], cwd=folder, env=variables, check=True)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=variables,
         )  # fmt: skip
 
@@ -45,9 +47,8 @@ def processes_of(session: int) -> dict[int, list[str]]:
 def stage_of(processes: dict[int, list[str]]) -> tuple[int, str] | None:
     """Return the number and name of the stage that is running, if one is."""
     for number, words in sorted(processes.items()):
-        names = [word.removeprefix("pipeline.stages.") for word in words if word.startswith("pipeline.stages.")]
-        if names and words[0].endswith("python"):
-            return number, names[0]
+        if "pipeline.stages" in words and words[0].endswith("python"):
+            return number, words[words.index("pipeline.stages") + 1]
     return None
 
 
@@ -124,19 +125,82 @@ def check(kills: int, seed: int, targets: tuple[str, ...] = ()) -> str:
 
 
 def check_side_by_side(seed: int) -> str:
-    """Train two folds at once, and start two whole runs at once: the same results as one after another."""
+    """Run folds side by side, kill that on its way, and start two runs at once: the bytes of one fold after another."""
     del seed  # nothing here is drawn
     with tempfile.TemporaryDirectory() as name:
         folder = make_workspace(Path(name).resolve())
         finish(folder)
         wanted = digest_results(folder)
         clear_results(folder)
-        finish(folder, "prepare", "folds")
-        runs = [start(folder, "--wait-for-lock", "repro", "-s", f"train@{fold}") for fold in (0, 1)]
-        assert [run.wait() for run in runs] == [0, 0], (folder / "log.txt").read_text(errors="replace")[-3000:]
+        run = start(folder, "run", "--jobs", "2", module="pipeline")
+        kill_owner(run, folder, stages=2)
+        code = start(folder, "run", "--jobs", "2", module="pipeline").wait()
+        compare(folder, wanted, code, "folds side by side, killed once")
+        (folder / "log.txt").unlink()
+        finish(folder)
+        log = (folder / "log.txt").read_text()
+        assert "Running stage" not in log, f"after folds side by side there is something to do:\n{log}"
         runs = [start(folder, "repro") for _ in range(2)]
         codes = sorted(run.wait() for run in runs)
         assert codes[0] == 0, codes
         assert digest_results(folder) == wanted
+        clear_results(folder)
+        check_queue(folder, Path(name).resolve() / "shared", wanted)
     second = "waited for the first" if codes[1] == 0 else "was refused"
-    return f"two folds side by side, then two runs at once (the second {second}): the same bit for bit"
+    return f"two folds side by side, killed once, then two runs at once (the second {second}): the same bit for bit"
+
+
+def check_queue(folder: Path, storage: Path, wanted: dict[str, str]) -> None:
+    """Let the queue of a cluster run the folds of a run, as `template slurm` says it, and compare the results.
+
+    Raises:
+        AssertionError: they are others, or DVC does not know them.
+    """
+    command = [sys.executable, "-m", "pipeline", "template", "slurm", "folds", "--storage", str(storage)]
+    script = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for number in "10":
+        subprocess.run(["bash"], input=script, text=True, env=variables | {"SLURM_ARRAY_TASK_ID": number}, check=True)
+    (folder / "log.txt").unlink()
+    code = start(folder, "run", "--storage", str(storage), module="pipeline").wait()
+    compare(folder, wanted, code, "folds as jobs of a queue")
+    log = (folder / "log.txt").read_text()
+    assert not any(f"Running stage '{stage}@" in log for stage in PER_FOLD), log
+    finish(folder)
+    assert "Running stage" not in (folder / "log.txt").read_text()[len(log) :]
+
+
+def kill_owner(run: subprocess.Popen[bytes], folder: Path, stages: int) -> None:
+    """Kill a run of folds side by side while so many stages run, and wait until all of it is gone.
+
+    Raises:
+        AssertionError: so many never ran, or something went on running.
+    """
+    end = time.monotonic() + _START_S
+    while sum(stage_of({number: words}) is not None for number, words in owned_by(run.pid).items()) < stages:
+        assert run.poll() is None, (folder / "log.txt").read_text(errors="replace")[-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    await_orphans(run.pid)
+
+
+def await_orphans(owner: int) -> None:
+    """Wait until all is gone that a run has started. Raises AssertionError where something goes on."""
+    end = time.monotonic() + _ORPHAN_S
+    while found := owned_by(owner):
+        assert time.monotonic() < end, f"still running: {found}"
+        time.sleep(0.05)
+
+
+def owned_by(owner: int) -> dict[int, list[str]]:
+    """Return the command lines of the living processes that a run has started, and that what it started has."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{OWNER}={owner}" in (folder / "environ").read_text(errors="replace").split("\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+    return found

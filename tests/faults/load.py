@@ -74,7 +74,7 @@ def check_many(count: int, seed: int) -> str:
             # a few times as many.
             run = lay_out_run(home / "run", seed, size__object_diameter_px=0.0, predict__batch=1)
             write_test_split(home / "test", number, seed)
-            command = ["-m", "pipeline.stages.predict_testset", "--prepared", str(home / "test")]
+            command = ["-m", "pipeline.stages", "predict_testset", "--prepared", str(home / "test")]
             command += ["--weights", str(run / "folds" / "weights"), "--sizes", str(run / "folds" / "sizes")]
             command += ["--out", str(home / "probabilities.npz"), "--params", str(run / "params.yaml")]
             used[number] = _measure(command)

@@ -24,6 +24,10 @@ def test_what_a_kill_leaves_of_dvc_s_own_files_stops_no_run(tmp_path: Path):
     kills.compare(folder, wanted, kills.start(folder, "repro", "folds").wait(), "with damaged files of DVC")
 
 
+def test_folds_side_by_side_end_in_the_same_bytes_as_one_after_another():
+    assert kills.check_side_by_side(0).startswith("two folds side by side, killed once")
+
+
 def test_a_full_disk_ends_in_a_clear_error_and_leaves_what_was_there(tmp_path: Path):
     folder = make_workspace(tmp_path)
     stages = ("prepare", "folds", "train")

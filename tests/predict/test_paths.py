@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.predict.paths import check_out, check_run, choose_images, join_faults
+from pipeline.predict.paths import MANIFEST, TABLE, check_out, check_run, choose_images, join_faults, list_images
 from pipeline.predict.results import WRITERS
 from tests.faults.load import lay_out_run
 
@@ -44,7 +44,47 @@ def test_a_file_is_taken_once_whatever_it_is_called(image, monkeypatch):
 
 def test_a_folder_for_results_among_the_images_is_passed_over(image):
     (image.parent / "results").mkdir()
-    assert choose_images([image, image.parent / "results"], image.parent / "results") == [image]
+    assert list_images([image, image.parent / "results"], image.parent / "results") == [image]
+
+
+def test_a_folder_stands_for_the_images_in_it(image, tmp_path):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for name in ("c.TIF", "b.jpg", "b.label_map.tif", "b.overlay.png", "notes.md", "d.png.txt", "._b.jpg"):
+        (folder / name).write_bytes(b"x")
+    (folder / "deeper.png").mkdir()
+    assert list_images([image, folder], OUT) == [image, folder / "b.jpg", folder / "c.TIF"]
+    with pytest.raises(InputError, match=r"deeper\.png: no PNG, JPEG or TIFF in it"):
+        list_images([folder / "deeper.png"], OUT)
+
+
+def test_images_and_results_may_share_a_folder(image):
+    for name in (MANIFEST, TABLE, "a.overlay.png"):
+        (image.parent / name).write_bytes(b"x")
+    assert list_images([image.parent], image.parent) == [image]
+    assert choose_images([image, image.parent / MANIFEST, image.parent / TABLE], image.parent) == [image]
+
+
+def test_a_list_stands_for_the_paths_in_it(image, tmp_path):
+    odd = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "list.txt").write_bytes(b"a.png\n\n  sub/b.tif  \r\ncaf\xe9.png\n")
+    assert list_images([tmp_path / "list.txt", image], OUT) == [Path("a.png"), Path("sub/b.tif"), Path(odd), image]
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"list\.txt: no path in it; write one a line"):
+        list_images([tmp_path / "list.txt"], OUT)
+
+
+def test_a_pattern_stands_for_the_files_that_fit(image, tmp_path, monkeypatch):
+    (tmp_path / "deep/er").mkdir(parents=True)
+    for name in ("b.png", "deep/c.png", "deep/er/d.png", "odd[1].png"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert list_images([Path("?.png")], OUT) == [Path("a.png"), Path("b.png")]
+    assert list_images([tmp_path / "**/c.png"], OUT) == [tmp_path / "deep/c.png"]
+    assert list_images([Path("deep*"), image], OUT) == [image]
+    assert list_images([Path("odd[1].png")], OUT) == [Path("odd[1].png")], "a file of this very name"
+    with pytest.raises(InputError, match=r"^x\*\.png: no file fits"):
+        list_images([Path("x*.png")], OUT)
 
 
 def test_two_images_of_one_name_are_refused(image):
@@ -73,7 +113,7 @@ def test_what_is_no_file_is_refused_with_the_cure(image, tmp_path):
         listening.bind(str(tmp_path / "socket.png"))
     (tmp_path / "link.png").symlink_to("nowhere")
     for path, message in (
-        (tmp_path, r"a folder; give the files in it, \S*/\*\.png say"),
+        (tmp_path, "a folder where a file should be"),
         (tmp_path / "b.png", "no such file"),
         (tmp_path / "link.png", "no such file"),
         (tmp_path / "fifo.png", "a pipe"),

@@ -23,9 +23,12 @@ from pipeline.images.contrast import Shown, brighten_image, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.nuclei import decoding
 from pipeline.params import load_params
+from pipeline.predict import reading as reading_module
 from pipeline.predict import segment as segment_module
 from pipeline.predict.results import WRITERS, draw_outlines, measure_nuclei, write_nuclei, write_png
 from pipeline.predict.segment import load_segmenter, segment_files
+from pipeline.predict.shards import list_faults
+from pipeline.progress import progress_bar
 from pipeline.unet.runtime import Runtime
 from tests.faults.load import draw_nuclei, lay_out_run
 
@@ -131,7 +134,19 @@ def renumber(label_map):
 
 def segment(run, paths, out):
     segmenter, params = load_run(run)
-    return segment_files(paths, out, segmenter, params.housekeeping)
+    return find_all(paths, out, segmenter, params.housekeeping)
+
+
+def find_all(paths, out, segmenter, housekeeping, channel=None):
+    """Yield each label map's path and number of nuclei, and raise at the end what went wrong with others."""
+    outcomes = []
+    with progress_bar("predict", len(paths)) as bar:
+        for outcome in segment_files(paths, out, segmenter, housekeeping, bar, channel):
+            outcomes.append(outcome)
+            if not outcome.fault:
+                yield out / f"{outcome.name}.label_map.tif", outcome.nuclei
+    if fault := list_faults(outcomes, len(paths)):
+        raise fault
 
 
 @pytest.mark.parametrize(("scales", "stained"), [((1.0,), False), ((0.5, 0.7, 1.0, 1.4), False), ((1.0,), True)])
@@ -180,7 +195,7 @@ def test_large_and_small_images_keep_their_order_and_faults_come_last(run, tmp_p
         assert (title, total) == ("predict", 8)
         yield NotedBar(done)
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
     sides = {"a": 60, "b": 200, "c": 60, "d": 220, "e": 210, "f": 60}
     for name, side in sides.items():
         tifffile.imwrite(tmp_path / f"{name}.tif", draw_nuclei(side, side, seed=side))
@@ -209,8 +224,8 @@ def test_an_image_is_written_and_counted_before_the_next_is_read(run, tmp_path, 
         read.append(path.name)
         return read_images(path, *rest)
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
-    monkeypatch.setattr("pipeline.predict.segment.read_images", note_read)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
+    monkeypatch.setattr("pipeline.predict.reading.read_images", note_read)
     out, paths = tmp_path / "out", draw_files(tmp_path, "abc")
     found = segment(run, paths, out)
     next(found)
@@ -258,7 +273,7 @@ def test_a_gpu_sees_neighbours_of_one_shape_together_as_many_as_go_through_it_at
         "pipeline.predict.segment._predict_shared",
         lambda group, one: groups.append("".join(each.name for each in group)) or whole(group, one),
     )
-    found = segment_files(paths, tmp_path / "out", segmenter, params.housekeeping)
+    found = find_all(paths, tmp_path / "out", segmenter, params.housekeeping)
     next(found)
     assert groups == ["abc"]
     assert names_in(tmp_path / "out") == results_of("a")
@@ -279,7 +294,7 @@ def test_images_that_fail_together_on_a_gpu_are_seen_alone(run, tmp_path, monkey
         return _PREDICT(images, on_cpu(one))
 
     monkeypatch.setattr("pipeline.predict.segment._predict", fail_at_b)
-    found = segment_files(draw_files(tmp_path, "abc"), tmp_path / "out", segmenter, params.housekeeping)
+    found = find_all(draw_files(tmp_path, "abc"), tmp_path / "out", segmenter, params.housekeeping)
     assert [path.name[0] for path, _ in (next(found), next(found))] == ["a", "c"]
     with pytest.raises(InputError, match=r"^\S*/b\.png: memory ran out \(CUDA out of memory\)"):
         next(found)
@@ -297,7 +312,8 @@ def test_images_that_fail_together_on_a_gpu_are_seen_alone(run, tmp_path, monkey
     ],
 )
 def test_what_goes_wrong_with_one_image_is_its_own_fault(run, tmp_path, monkeypatch, where, error):
-    done, usual = [], getattr(segment_module, where)
+    module = reading_module if where == "read_images" else segment_module
+    done, usual = [], getattr(module, where)
 
     @contextmanager
     def note_progress(_title, _total):
@@ -309,8 +325,8 @@ def test_what_goes_wrong_with_one_image_is_its_own_fault(run, tmp_path, monkeypa
             raise error
         return usual(*arguments)
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
-    monkeypatch.setattr(f"pipeline.predict.segment.{where}", fail_at_b)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
+    monkeypatch.setattr(module, where, fail_at_b)
     out, found = tmp_path / "out", []
     with pytest.raises(InputError, match=r"^\S*/b\.png: ") as fault:
         found.extend(segment(run, draw_files(tmp_path, "abc"), out))
@@ -345,7 +361,7 @@ def test_a_large_image_that_fails_in_the_middle_counts_as_one(run, tmp_path, mon
         yield next(usual(*arguments))[:40]
         raise RuntimeError("half of it")
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
     monkeypatch.setattr("pipeline.predict.segment.predict_large", break_off)
     with pytest.raises(InputError, match=r"a\.png: fails with RuntimeError \(half of it\)"):
         list(segment(run, draw_files(tmp_path, "a", side=200), tmp_path / "out"))
@@ -364,7 +380,7 @@ def test_an_interruption_stops_all_and_leaves_what_was_counted(run, tmp_path, mo
             raise KeyboardInterrupt
         return usual(opened, *rest)
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
     monkeypatch.setattr("pipeline.predict.segment._find_nuclei", stop_at_b)
     with pytest.raises(KeyboardInterrupt):
         list(segment(run, draw_files(tmp_path, "abc"), tmp_path / "out"))
@@ -407,9 +423,9 @@ def test_the_channel_is_asked_of_every_file(run, tmp_path, monkeypatch):
         asked.append(channel)
         return read_images(path, 10**6)
 
-    monkeypatch.setattr("pipeline.predict.segment.read_images", note_channel)
+    monkeypatch.setattr("pipeline.predict.reading.read_images", note_channel)
     segmenter, params = load_run(run)
-    list(segment_files(draw_files(tmp_path, "ab"), tmp_path / "out", segmenter, params.housekeeping, channel=2))
+    list(find_all(draw_files(tmp_path, "ab"), tmp_path / "out", segmenter, params.housekeeping, channel=2))
     assert asked == [2, 2]
 
 
@@ -440,7 +456,7 @@ def test_the_bar_expects_every_page_of_a_stack(run, tmp_path, monkeypatch):
     def note_progress(_title, _total):
         yield NotedBar(done, more)
 
-    monkeypatch.setattr("pipeline.predict.segment.progress_bar", note_progress)
+    monkeypatch.setitem(globals(), "progress_bar", note_progress)
     tifffile.imwrite(
         tmp_path / "stack.tif",
         np.stack([draw_nuclei(60, 60, seed=n)[..., 0] for n in range(3)]),
@@ -507,7 +523,7 @@ def test_channels_are_explained_once(run, tmp_path, capsys):
     assert len(list(segment(run, files, tmp_path / "out"))) == 6
     assert capsys.readouterr().err.count("3 channels, each an image of its own; `--channel N` takes one") == 1
     segmenter, params = load_run(run)
-    assert len(list(segment_files(files, tmp_path / "one", segmenter, params.housekeeping, channel=1))) == 2
+    assert len(list(find_all(files, tmp_path / "one", segmenter, params.housekeeping, channel=1))) == 2
     assert "channels" not in capsys.readouterr().err
     assert "a.page001.label_map.tif" in names_in(tmp_path / "one")
 
@@ -523,7 +539,7 @@ def test_a_size_at_the_end_of_the_zooms_is_said(run, tmp_path, monkeypatch, caps
         free = segmenter.finder.select.model_copy(update={"max_pixels": 10**6})
         candidates = replace(segmenter.finder.candidates, select=free)
         segmenter = replace(segmenter, finder=replace(segmenter.finder, candidates=candidates))
-    list(segment_files([tmp_path / "a.png"], tmp_path / "out", segmenter, params.housekeeping))
+    list(find_all([tmp_path / "a.png"], tmp_path / "out", segmenter, params.housekeeping))
     said = capsys.readouterr().err
     assert ("its nuclei may be" in said) == (word is not None)
     assert f"its nuclei may be {word} than" in said or word is None

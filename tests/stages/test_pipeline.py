@@ -24,6 +24,7 @@ from pipeline.nuclei.submission import read_label_maps, read_submission, validat
 from pipeline.params import Params
 from pipeline.predict.paths import check_run
 from pipeline.predict.segment import Segmenter, load_segmenter, segment_files
+from pipeline.progress import progress_bar
 from pipeline.stages import evaluate, folds, predict_oof, predict_testset, prepare, report, size, submit, train
 from tests.faults.workspace import make_archives
 from tests.tiny import tiny_params
@@ -256,10 +257,11 @@ def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -
     with zipfile.ZipFile(SAMPLE / "stage1_test.zip") as archive:
         (tmp_path / "real.png").write_bytes(archive.read(archive.namelist()[0]))
     params, paths = tiny_params(), [tmp_path / name for name in ("grey16.tif", "stack.tif", "real.png")]
-    results = dict(segment_files(paths, tmp_path / "out", load(run, params), params.housekeeping))
-    names = ["grey16", *(f"stack.page{n:03d}" for n in range(4)), "real"]
-    assert [path.name for path in results] == [f"{name}.label_map.tif" for name in names]
-    for path, count in results.items():
+    with progress_bar("predict", len(paths)) as bar:
+        results = list(segment_files(paths, tmp_path / "out", load(run, params), params.housekeeping, bar))
+    assert [each.name for each in results] == ["grey16", *(f"stack.page{n:03d}" for n in range(4)), "real"]
+    for _, name, count, *_ in results:
+        path = tmp_path / "out" / f"{name}.label_map.tif"
         label_map = tifffile.imread(path)
         table = pd.read_csv(str(path).replace("label_map.tif", "nuclei.csv"))
         assert len(table) == count == len(np.unique(label_map)) - (0 in label_map)

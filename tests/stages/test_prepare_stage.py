@@ -140,7 +140,7 @@ def test_as_a_command_it_ends_in_one_line(make_archive, tmp_path, outs, stage_pa
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(without_test(stage_params).model_dump(mode="json")))
     arguments = ["--archives", tmp_path, "--train-out", outs[0], "--test-out", outs[1]]
     arguments += ["--params", tmp_path / "params.yaml", "--journal", tmp_path / "journal"]
-    command = [sys.executable, "-m", "pipeline.stages.prepare", *map(str, arguments)]
+    command = [sys.executable, "-m", "pipeline.stages", "prepare", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

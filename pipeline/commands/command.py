@@ -1,0 +1,45 @@
+"""What commands share: where the current run keeps its files, and what a command's parser is added to.
+
+A module of this room adds its parsers by `add_commands`, each with the function `call`. That imports what it needs when
+it is called, so that `--help` answers at once.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.yaml")
+TRAIN, BATCH = Path("data/prepared/train"), Path("data/batch.png")
+
+
+def read_jobs(text: str) -> int | None:
+    """Return a number of jobs; None for `auto`."""
+    return None if text == "auto" else read_count(text)
+
+
+def read_count(text: str) -> int:
+    """Return a number of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def read_share(text: str) -> tuple[int, int]:
+    """Return K and N of `K/N`, the Kth of N shares."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give K/N, 0/4 to 3/4 say")
+    return int(number), int(of)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where jobs run."""
+    parser.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="where jobs run: processes of this machine, the default, or tasks of a Ray cluster",
+    )
+    parser.add_argument("--address", default="auto", metavar="ADDRESS", help="of the Ray cluster; default: %(default)s")

@@ -1,0 +1,176 @@
+"""Images of your own: `predict`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.command import FOLDS, PARAMS, Commands, add_engine, read_jobs, read_share
+
+if TYPE_CHECKING:
+    from pipeline.engine.machine import Place
+    from pipeline.params import ClusterParams, HousekeepingParams
+    from pipeline.predict.segment import Segmenter
+    from pipeline.predict.shards import Shard
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the parsers of these commands."""
+    predict = commands.add_parser("predict", help="find the nuclei in images of your own")
+    add_images(predict)
+    predict.add_argument(
+        "--jobs",
+        type=read_jobs,
+        default="auto",
+        metavar="auto|N",
+        help="processes side by side; auto, the default, is one for each GPU, or as many as cores and memory take",
+    )
+    predict.add_argument(
+        "--share",
+        type=read_share,
+        metavar="K/N",
+        help="find those of the Kth of N shares alone, counted from 0, in this process: for jobs of a cluster",
+    )
+    add_engine(predict)
+    predict.add_argument("--again", action="store_true", help="find what was found before anew")
+    predict.set_defaults(call=_predict)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is predicted, by which run, and where results go."""
+    parser.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG, JPEG or TIFF; a folder of them; a list of paths, *.txt; or a pattern in quotes",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where label maps and tables go")
+    parser.add_argument(
+        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of a trained run; default: the current folder"
+    )
+    parser.add_argument(
+        "--channel",
+        type=int,
+        metavar="N",
+        help="of files with several channels, take this one alone, counted from 0",
+    )
+
+
+def list_words(arguments: argparse.Namespace, share: str) -> tuple[str, ...]:
+    """Return the arguments of Python for a `predict` of one share, with those of `add_images`."""
+    words = ["-m", "pipeline", "predict", "--out", str(arguments.out), "--run", str(arguments.run), "--share", share]
+    channel = [] if arguments.channel is None else ["--channel", str(arguments.channel)]
+    return *words, *channel, "--", *map(str, arguments.images)  # a name may begin as an option does
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import InputError, one_line_errors
+    from pipeline.launch import stop_on_request, wait_asleep
+
+    if arguments.share and arguments.engine == "ray":
+        raise InputError("--share is what a task of --engine ray is given; leave one of them out")
+    wait_asleep()  # before anything loads torch
+    stop_on_request()
+    with one_line_errors("stopped; what was done is kept: run the same command to go on"):
+        _find_all(arguments)
+
+
+def _find_all(arguments: argparse.Namespace) -> None:
+    from pipeline.engine.machine import find_places
+    from pipeline.params import load_params
+    from pipeline.predict.paths import MANIFEST, TABLE, check_out, check_run, choose_images, list_images
+    from pipeline.predict.segment import fingerprint_run, load_segmenter
+    from pipeline.predict.shards import collect, cut_shards, forget, is_done, list_faults
+    from pipeline.provenance import fingerprint
+
+    folds, out = arguments.run / FOLDS, arguments.out
+    check_run(folds)
+    images = choose_images(list_images(arguments.images, out), out)
+    check_out(out)
+    params = load_params(arguments.run / PARAMS)
+    run = folds, params.folds.ids, params.recipe, params.predict, params.select
+    shards = cut_shards(images, out, fingerprint({"run": fingerprint_run(*run), "channel": arguments.channel}))
+    number, of = arguments.share or (0, 1)
+    own = shards[number::of]
+    if arguments.again:
+        for shard in own:
+            forget(shard)
+    left = [shard for shard in own if not is_done(shard)]
+    if passed := sum(len(shard.paths) for shard in own) - sum(len(shard.paths) for shard in left):
+        print(f"{passed} of {len(images)} files were done before; --again does them anew")
+    if arguments.engine == "ray":
+        if left:
+            _find_on_ray(arguments, arguments.jobs or len(left), params.cluster)
+    elif len(places := [] if arguments.share else find_places(params.runtime, arguments.jobs)[: len(left)]) > 1:
+        _find_side_by_side(arguments, places)
+    else:
+        _find_here(left, lambda: load_segmenter(*run), params.housekeeping, arguments)
+    if arguments.share:
+        print(f"share {number}/{of} is done; the same command without --share makes the tables of all")
+        return
+    outcomes = collect(shards, out)
+    print(f"{len(outcomes)} images: {out / MANIFEST}, {out / TABLE}")
+    if faults := list_faults(outcomes, len(images)):
+        raise faults
+
+
+def _find_here(
+    shards: "Sequence[Shard]",
+    load: "Callable[[], Segmenter]",
+    housekeeping: "HousekeepingParams",
+    arguments: argparse.Namespace,
+) -> None:
+    from tqdm import tqdm
+
+    from pipeline.predict.results import LABEL_MAP
+    from pipeline.predict.shards import run_shards
+    from pipeline.progress import progress_bar
+
+    # On a terminal, above the bar.
+    say = tqdm.write if sys.stderr.isatty() else print
+    with progress_bar("predict", sum(len(shard.paths) for shard in shards)) as bar:
+        for outcome in run_shards(shards, load, housekeeping, bar, arguments.channel):
+            if not outcome.fault:
+                say(f"{arguments.out / outcome.name}{LABEL_MAP}: {outcome.nuclei} nuclei")
+            elif arguments.share:  # else the error at the end names it
+                say(outcome.fault)
+            sys.stdout.flush()
+
+
+def _find_on_ray(arguments: argparse.Namespace, shares: int, cluster: "ClusterParams") -> None:
+    """Let tasks of a Ray cluster find a share each, by this very command."""
+    from pipeline.engine.ray_tasks import Task, run_on_ray
+    from pipeline.errors import InputError
+    from pipeline.predict.paths import MARKERS
+
+    logs = (arguments.out / MARKERS).resolve()
+    tasks = [
+        Task(f"share {k}", list_words(arguments, f"{k}/{shares}"), Path.cwd(), logs / f"share{k}.log")
+        for k in range(shares)
+    ]
+    if failed := run_on_ray(tasks, arguments.address, cluster):
+        raise InputError(f"{failed}\nwhat was done is kept: run the same command to go on")
+
+
+def _find_side_by_side(arguments: argparse.Namespace, places: "Sequence[Place]") -> None:
+    """Let processes find a share each, by this very command."""
+    from pipeline.engine.jobs import Job, run_side_by_side
+    from pipeline.errors import InputError
+    from pipeline.launch import OWNER
+    from pipeline.predict.paths import MARKERS
+
+    jobs = [
+        Job(
+            f"process {k}",
+            (sys.executable, *list_words(arguments, f"{k}/{len(places)}")),
+            arguments.out / MARKERS / f"process{k}.log",
+        )
+        for k in range(len(places))
+    ]
+    owner = {OWNER: str(os.getpid())}
+    if failed := run_side_by_side(jobs, [{**owner, **place} for place in places], "predict"):
+        lines = [f"{job.name} ended in {job.status}: {job.last_line()}; its log is {job.log}" for job in failed]
+        raise InputError("\n".join([*lines, "what was done is kept: run the same command to go on"]))

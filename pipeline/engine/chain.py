@@ -1,0 +1,151 @@
+"""The stages of one fold, one after another, without DVC: the one job that every cluster is handed.
+
+In: a folder that holds what `storage.lay_out` puts there; a checkout has it too. Out: the results of the fold's stages,
+where dvc.yaml has them, and a marker for each stage that is done, with the digests of its results. A stage that is done
+is not run again.
+"""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.engine.jobs import Job, run_alone
+from pipeline.errors import InputError, shorten
+from pipeline.files import read_json, read_yaml, sha256_of, write_json
+from pipeline.launch import OWNER, PER_FOLD
+from pipeline.provenance import check_runtime
+
+MARKERS = Path(".resume/done")
+ENVIRONMENT, RUNTIME = Path("environment.json"), Path("runtime.json")
+
+# Packages whose versions decide what stages write.
+_PACKAGES = (
+    "torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy", "pandas",
+    "scikit-learn", "scipy", "scikit-image",
+)  # fmt: skip
+
+
+class FoldStage(NamedTuple):
+    """A stage of a fold: its arguments, as dvc.yaml has them, and the files that it writes."""
+
+    name: str
+    words: list[str]
+    outs: list[Path]
+
+
+def read_chain(folder: Path, fold: int) -> list[FoldStage]:
+    """Return the stages of a fold in the order in which they need one another, as the dvc.yaml of `folder` has them."""
+    stages = read_yaml(folder / "dvc.yaml")["stages"]
+    chain = []
+    for name in PER_FOLD:
+        command = _fill(stages[name]["cmd"], fold)
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages[name]["outs"]]
+        chain.append(FoldStage(name, shlex.split(command)[1:], [Path(_fill(out, fold)) for out in outs]))
+    return chain
+
+
+def _fill(text: str, fold: int) -> str:
+    filled = text.replace("${item.fold}", str(fold))
+    if left := re.search(r"\$\{.*?\}", filled):
+        raise InputError(f"dvc.yaml: {left[0]} in a stage of each fold; it may name ${{item.fold}} alone")
+    return filled
+
+
+def marker_of(stage: FoldStage, fold: int) -> Path:
+    """Return the file that says that a stage is done."""
+    return MARKERS / f"{stage.name}.{fold}.json"
+
+
+def is_done(folder: Path, stage: FoldStage, fold: int) -> bool:
+    """Return whether a stage was run in `folder` and what it wrote is still there, byte for byte."""
+    marker = folder / marker_of(stage, fold)
+    if not marker.is_file():
+        return False
+    try:
+        digests = read_json(marker)
+    except InputError:
+        return False
+    paths = {out: folder / out for out in stage.outs}
+    return all(path.is_file() and digests.get(str(out)) == sha256_of(path) for out, path in paths.items())
+
+
+def run_chain(fold: int) -> int:
+    """Run the stages of a fold that are not done, in the current folder, and return an exit status.
+
+    It is that of the first stage that failed, as a shell counts it: above 128 where a signal ended it.
+
+    Raises:
+        InputError: the current folder was not laid out for it, or this machine differs from the one that did.
+        KeyboardInterrupt: this process was asked to stop; the stage has saved its state.
+    """
+    if not ENVIRONMENT.is_file():
+        raise InputError(
+            f"{ENVIRONMENT}: not here; --fold is for a folder that `template` or `--engine ray` has laid out, and "
+            "without it the folds of a checkout are run"
+        )
+    check_environment(Path())
+    check_runtime(RUNTIME, find_runtime())
+    for stage in read_chain(Path(), fold):
+        if is_done(Path(), stage, fold):
+            print(f"{stage.name}, fold {fold}: done before", flush=True)
+            continue
+        print(f"{stage.name}, fold {fold}", flush=True)
+        job = Job(stage.name, (sys.executable, *stage.words), None)
+        if status := run_alone(job, {OWNER: str(os.getpid())}):
+            return status if status > 0 else 128 - status
+        write_json(marker_of(stage, fold), {str(out): sha256_of(out) for out in stage.outs})
+    return 0
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return what of Python and its packages decides results beside the code."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | {name: _find_version(name) for name in _PACKAGES}
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def check_environment(folder: Path) -> None:
+    """Refuse to work in a folder that another Python, or other packages, laid out.
+
+    Raises:
+        InputError: what differs.
+    """
+    wanted, own = read_json(folder / ENVIRONMENT), describe_environment()
+    if other := [
+        f"{name} {own.get(name)} in place of {wanted[name]}" for name in wanted if own.get(name) != wanted[name]
+    ]:
+        raise InputError(f"{platform.node()} has {', '.join(other)}: its results would be others; install the same")
+
+
+def find_runtime() -> dict[str, str]:
+    """Return what `runtime.device` and `runtime.precision` of params.yaml come to on this machine, and what kind it is.
+
+    It is asked in a process of its own: torch holds memory for as long as it is loaded.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    code = (
+        "from pathlib import Path\nimport torch\nfrom pipeline.params import load_params\n"
+        "from pipeline.unet.runtime import select_device, select_precision\n"
+        "runtime = load_params(Path('params.yaml')).runtime\ndevice = select_device(runtime.device)\n"
+        "kind = torch.cuda.get_device_name() if device.type == 'cuda' else torch.backends.cpu.get_cpu_capability()\n"
+        "print(device.type, select_precision(runtime.precision, device), kind)"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if asked.returncode:
+        raise InputError(f"{platform.node()}: no place to run networks: {shorten(asked.stderr[-200:])}")
+    device, precision, kind = asked.stdout.strip().split(maxsplit=2)
+    return {"device": device, "precision": precision, "kind": kind}

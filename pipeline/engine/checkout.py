@@ -1,0 +1,84 @@
+"""DVC on this checkout: bring stages up to date, and mend what a kill leaves of DVC's own files.
+
+In and out: the checkout that is the current folder.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.errors import InputError, shorten
+from pipeline.files import read_yaml, write_text
+from pipeline.launch import OWNER, PER_FOLD
+
+_TMP, _RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
+
+
+def repro_command(*targets: str) -> tuple[str, ...]:
+    """Return the command that brings `targets` up to date, or all there is; it waits for what another DVC writes."""
+    return (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets)
+
+
+def dvc_environment() -> Mapping[str, str]:
+    """Return what a DVC that this process starts has in its environment.
+
+    Stages are started by this Python, and end with this process. DVC's own cache holds pickles; by default it lies
+    where every user of the machine may write.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {"PATH": path, OWNER: str(os.getpid()), "DVC_SITE_CACHE_DIR": str((_TMP / "site").absolute())}
+
+
+def list_stale(ids: Sequence[int]) -> list[int]:
+    """Return the folds of which DVC would run a stage.
+
+    Raises:
+        InputError: DVC cannot tell.
+    """
+    names = {f"{stage}@{fold}": fold for fold in ids for stage in PER_FOLD}
+    command = [sys.executable, "-m", "dvc", "status", "--json", *names]
+    asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **dvc_environment()})
+    try:
+        return sorted({names[name] for name in json.loads(asked.stdout) if name in names})
+    except ValueError as error:
+        raise InputError(f"`dvc status` failed: {shorten(asked.stderr, 1000)}") from error
+
+
+def order_lock() -> None:
+    """Put the stages of dvc.lock into dvc.yaml's order, in which one DVC alone writes them; the rest stays as it is."""
+    lock = Path("dvc.lock")
+    if not lock.is_file():
+        return
+    head, begin, text = lock.read_text().partition("\nstages:\n")
+    blocks = re.split(r"(?m)^(?=  \S)", text)
+    names = list(read_yaml(Path("dvc.yaml"))["stages"])
+
+    def place(block: str) -> tuple[int, int]:
+        name, _, item = block.strip().partition(":")[0].partition("@")
+        return names.index(name) if name in names else len(names), int(item or 0)
+
+    ordered = "".join(sorted(blocks, key=place))
+    if ordered != text:
+        write_text(lock, f"{head}{begin}{ordered}")
+
+
+def mend() -> None:
+    """Remove what would keep DVC from running: a lock file that a kill cut short, empty folders in the cache of runs.
+
+    DVC writes the file in place, and makes a folder before it writes into it.
+    """
+    lock = _TMP / "rwlock"
+    if lock.is_file():
+        try:
+            json.loads(lock.read_text())
+        except ValueError:
+            lock.unlink()
+    for folder in sorted(_RUNS.glob("**/"), reverse=True) if _RUNS.is_dir() else ():
+        if folder != _RUNS:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()

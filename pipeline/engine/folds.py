@@ -1,0 +1,91 @@
+"""A run on all of one machine: `dvc repro`, but for folds side by side.
+
+A fold's chain of stages needs nothing of other folds, so a DVC of its own brings it up to date, which locks the files
+that it reads and writes. What they bring up to date, a later DVC has nothing to do for; everything else is left to one
+DVC, before and after. In and out: the checkout that is the current folder.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.engine.checkout import dvc_environment, mend, order_lock, repro_command
+from pipeline.engine.jobs import Job, read_log, run_alone, run_side_by_side
+from pipeline.engine.machine import Place
+from pipeline.engine.storage import adopt, lay_out, list_unfinished
+from pipeline.errors import InputError
+from pipeline.files import hold
+from pipeline.launch import PER_FOLD
+
+LOGS, _HOLD = Path(".resume/logs"), Path(".resume/run.lock")
+_GRACE_S = 45.0  # in which what an earlier run has started saves its state
+
+
+def run_folds(ids: Sequence[int], places: Sequence[Place], storage: Path | None = None) -> None:
+    """Bring the checkout up to date, the chains of its folds side by side at `places`.
+
+    Args:
+        ids: of the folds.
+        places: for a fold each at a time.
+        storage: where a cluster may have finished some (`template`); these are taken from there.
+
+    Raises:
+        InputError: a stage failed; the folds that did not fail are up to date, and the logs of all lie in LOGS. Or
+            another run is at work here.
+        KeyboardInterrupt: this process was asked to stop; trainings have saved their states.
+    """
+    with held_checkout() as handle:
+        repro("folds", handle=handle)  # and what it needs
+        if storage:
+            folder = lay_out(storage)
+            finished = sorted({*ids} - {*list_unfinished(folder, ids)})
+            print(f"{len(finished)} of {len(ids)} folds are finished in {folder}", flush=True)
+            adopt(folder, finished)
+        shutil.rmtree(LOGS, ignore_errors=True)
+        environment = dvc_environment()
+        jobs = [Job(f"fold {k}", _name_chain(k), LOGS / f"fold{k}.log") for k in ids]
+        failed = run_side_by_side(jobs, [{**environment, **place} for place in places], "folds", [handle])
+        order_lock()
+        if failed:
+            raise InputError("\n".join(_explain(job) for job in failed))
+        repro(handle=handle)
+
+
+@contextmanager
+def held_checkout() -> Iterator[int]:
+    """Be the one run of this checkout, DVC's own files mended; yields a handle for the processes that it starts.
+
+    A run that was killed lets go when its last process has saved its state.
+
+    Raises:
+        InputError: another is at work here.
+    """
+    with hold(_HOLD, "another run is at work in this checkout; wait for it, or stop it", _GRACE_S) as handle:
+        mend()
+        yield handle
+
+
+def repro(*targets: str, handle: int, is_quiet: bool = False) -> None:
+    """Let DVC bring stages, and what they need, up to date: all of them where none is named.
+
+    Args:
+        targets: the stages.
+        handle: that DVC inherits, of `held_checkout`.
+        is_quiet: nothing is written to stdout.
+
+    Raises:
+        InputError: a stage failed.
+    """
+    if run_alone(Job("dvc repro", repro_command(*targets), None, is_quiet), dvc_environment(), [handle]):
+        raise InputError(f"`{' '.join(('dvc repro', *targets))}` failed; its message is above")
+
+
+def _name_chain(fold: int) -> tuple[str, ...]:
+    """Return the command that brings the stages of a fold up to date, in the order in which they need one another."""
+    return repro_command("--single-item", *(f"{stage}@{fold}" for stage in PER_FOLD))
+
+
+def _explain(job: Job) -> str:
+    """Return what a failed job said."""
+    return f"{job.name} failed (the others went on); its log, {job.log}:\n{read_log(job.log) if job.log else ''}"

@@ -1,0 +1,17 @@
+"""How DVC starts a stage, and how people do: `python -m pipeline.stages NAME --ARGUMENT VALUE ...`."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from pipeline.launch import run, wait_asleep
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pipeline.stages", description="Run one stage of dvc.yaml.")
+    parser.add_argument("stage", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the stage's own; NAME --help")
+    parsed = parser.parse_args()
+    wait_asleep()
+    run(import_module(f"pipeline.stages.{parsed.stage}").main, parsed.arguments)
