@@ -74,6 +74,10 @@ def run_on_ray(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> s
     ray = _connect(address)
     memory = int(cluster.memory_gib * 2**30)
     remote = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, memory=memory, max_retries=0)(run_here)
+    asked = {"CPU": cluster.cpus, "GPU": cluster.gpus, "memory": memory}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(machine.get(name, 0) >= amount for name, amount in asked.items()) for machine in machines):
+        say(f"no machine of the cluster has what a task asks for ({asked}); it waits for one, or lower `cluster`")
     waiting, tries = [*tasks], Counter[str]()
     failed: list[str] = []
     running: dict[Any, _Try] = {}

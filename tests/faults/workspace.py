@@ -60,6 +60,7 @@ def make_params() -> dict[str, Any]:
     }  # fmt: skip
     content["runtime"] |= {"device": "cpu", "threads": 1}
     content["housekeeping"] |= {"workers": 2, "score_every_epochs": 0, "checkpoint_every_s": 0.5}
+    content["cluster"] |= {"cpus": 1, "memory_gib": 0.1}
     content["folds"] |= {"ids": [0, 1], "tries": 2}
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
     content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5]}
