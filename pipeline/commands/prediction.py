@@ -125,16 +125,17 @@ def _find_here(
 ) -> None:
     from tqdm import tqdm
 
-    from pipeline.predict.results import LABEL_MAP
+    from pipeline.predict.results import WRITERS
     from pipeline.predict.shards import run_shards
     from pipeline.progress import progress_bar
 
+    label_map = next(iter(WRITERS))
     # On a terminal, above the bar.
     say = tqdm.write if sys.stderr.isatty() else print
     with progress_bar("predict", sum(len(shard.paths) for shard in shards)) as bar:
         for outcome in run_shards(shards, load, housekeeping, bar, arguments.channel):
             if not outcome.fault:
-                say(f"{arguments.out / outcome.name}{LABEL_MAP}: {outcome.nuclei} nuclei")
+                say(f"{arguments.out / outcome.name}{label_map}: {outcome.nuclei} nuclei")
             elif arguments.share:  # else the error at the end names it
                 say(outcome.fault)
             sys.stdout.flush()

@@ -141,11 +141,9 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 # Writes one file of an image (H, W, 3) uint8 RGB and its label map (H, W) int32.
 Writer = Callable[[Path, NDArray[np.uint8], NDArray[np.int32]], None]
 
-LABEL_MAP = ".label_map.tif"
-
 # By the suffix of what they write. The overlay comes last: it may be drawn on the image itself.
 WRITERS: dict[str, Writer] = {
-    LABEL_MAP: write_label_map,
+    ".label_map.tif": write_label_map,
     ".nuclei.csv": write_table,
     ".overlay.png": write_overlay,
 }

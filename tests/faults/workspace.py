@@ -29,7 +29,7 @@ RESULTS = (
     "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
     "folds/signals.csv",
     "folds/scores.csv", "folds/cv.json", "submissions/probabilities.npz", "submissions/submission.csv",
-    "submissions/expected.csv", "submissions/run.json", "submissions/report.html", "dvc.lock",
+    "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
 
 
