@@ -4,6 +4,7 @@ Ray places a task where there is room for it, and tells when its machine is gone
 in files that all machines see.
 """
 
+import logging
 import os
 import platform
 import socket
@@ -142,7 +143,7 @@ def _connect(address: str) -> Any:
     try:
         if host and port.isdecimal():  # Ray itself would ask for many minutes
             socket.create_connection((host, int(port)), _CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(
             f"--address {address}: no Ray cluster there ({shorten(error)}); `ray status` names one"
