@@ -136,7 +136,7 @@ def test_predict_twice_beside_the_images_gives_the_same_files(
     assert "2 of 2 files were done before; --again does them anew" in said.out
     again = ["--again"]
     assert predict() == first
-    assert "a.png: 0 nuclei" in capsys.readouterr().out
+    assert "a.label_map.tif: 0 nuclei" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

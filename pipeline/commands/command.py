@@ -5,6 +5,7 @@ it is called, so that `--help` answers at once.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +27,15 @@ def read_count(text: str) -> int:
     return int(text)
 
 
-def read_share(text: str) -> tuple[int, int]:
-    """Return K and N of `K/N`, the Kth of N shares."""
+def read_share(text: str) -> Callable[[int], Sequence[int]]:
+    """Return what a share is of so many shards: `K/N`, every Nth from the Kth on, or their numbers, `3,5,9`."""
     number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no share; give K/N, 0/4 to 3/4 say")
-    return int(number), int(of)
+    if slash and number.isdecimal() and of.isdecimal() and int(number) < int(of):
+        return lambda shards: range(int(number), shards, int(of))
+    numbers = text.split(",")
+    if not slash and all(part.isdecimal() for part in numbers):
+        return lambda shards: [int(part) for part in numbers if int(part) < shards]
+    raise argparse.ArgumentTypeError(f"{text!r} is no share; give K/N, 0/4 to 3/4 say")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

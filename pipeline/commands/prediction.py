@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,14 +26,16 @@ def add_commands(commands: Commands) -> None:
         type=read_jobs,
         default="auto",
         metavar="auto|N",
-        help="processes side by side; auto, the default, is one for each GPU, or as many as cores and memory take",
+        help="processes side by side, or tasks of Ray; auto, the default, is one for each GPU, or as many as cores and "
+        "memory take; with Ray one for each shard of 64 files or less",
     )
     predict.add_argument(
         "--share",
         type=read_share,
         metavar="K/N",
-        help="find those of the Kth of N shares alone, counted from 0, in this process: for jobs of a cluster",
+        help="find the images of the Kth of N shares alone, 0/4 to 3/4 say, in this process: for jobs of a cluster",
     )
+    predict.add_argument("--key", help=argparse.SUPPRESS)  # of what is found, where shares are handed out
     add_engine(predict)
     predict.add_argument("--again", action="store_true", help="find what was found before anew")
     predict.set_defaults(call=_predict)
@@ -59,11 +62,23 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def list_words(arguments: argparse.Namespace, share: str) -> tuple[str, ...]:
+def split(numbers: "Sequence[int]", shares: int) -> list[str]:
+    """Return so many shares of the shards of these numbers, none of them empty, as --share takes them."""
+    parts = [numbers[k::shares] for k in range(min(shares, len(numbers)))]
+    return [",".join(map(str, part)) for part in parts]
+
+
+def list_words(arguments: argparse.Namespace, share: str, key: str | None = None) -> tuple[str, ...]:
     """Return the arguments of Python for a `predict` of one share, with those of `add_images`."""
     words = ["-m", "pipeline", "predict", "--out", str(arguments.out), "--run", str(arguments.run), "--share", share]
     channel = [] if arguments.channel is None else ["--channel", str(arguments.channel)]
-    return *words, *channel, "--", *map(str, arguments.images)  # a name may begin as an option does
+    return (
+        *words,
+        *channel,
+        *(["--key", key] if key else []),
+        "--",
+        *map(str, arguments.images),
+    )  # a name may begin as an option does
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -80,10 +95,11 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _find_all(arguments: argparse.Namespace) -> None:
     from pipeline.engine.machine import find_places
+    from pipeline.errors import InputError
     from pipeline.params import load_params
     from pipeline.predict.paths import MANIFEST, TABLE, check_out, check_run, choose_images, list_images
     from pipeline.predict.segment import fingerprint_run, load_segmenter
-    from pipeline.predict.shards import collect, cut_shards, forget, is_done, list_faults
+    from pipeline.predict.shards import collect, cut_shards, is_done, list_faults, runtime_of
     from pipeline.provenance import fingerprint
 
     folds, out = arguments.run / FOLDS, arguments.out
@@ -92,24 +108,33 @@ def _find_all(arguments: argparse.Namespace) -> None:
     check_out(out)
     params = load_params(arguments.run / PARAMS)
     run = folds, params.folds.ids, params.recipe, params.predict, params.select
-    shards = cut_shards(images, out, fingerprint({"run": fingerprint_run(*run), "channel": arguments.channel}))
-    number, of = arguments.share or (0, 1)
-    own = shards[number::of]
+    options = {"channel": arguments.channel, "most": params.housekeeping.predict_max_pixels}
+    key = fingerprint({"run": fingerprint_run(*run), **options})
+    if arguments.key not in (None, key):
+        raise InputError(
+            f"{platform.node()}: networks, parameters, code or packages are others than where these shares were "
+            "handed out, and so would the results be; install the same"
+        )
+    shards = cut_shards(images, out, key)
+    numbers = range(len(shards)) if arguments.share is None else arguments.share(len(shards))
+    own = [shards[number] for number in numbers]
     if arguments.again:
-        for shard in own:
-            forget(shard)
-    left = [shard for shard in own if not is_done(shard)]
+        for path in [shard.marker for shard in own] + [runtime_of(shard) for shard in own if not arguments.share]:
+            path.unlink(missing_ok=True)
+    todo = [number for number in numbers if not is_done(shards[number])]
+    left = [shards[number] for number in todo]
     if passed := sum(len(shard.paths) for shard in own) - sum(len(shard.paths) for shard in left):
         print(f"{passed} of {len(images)} files were done before; --again does them anew")
+    places = [] if arguments.share else find_places(params.runtime, arguments.jobs)[: len(left)]
     if arguments.engine == "ray":
         if left:
-            _find_on_ray(arguments, arguments.jobs or len(left), params.cluster)
-    elif len(places := [] if arguments.share else find_places(params.runtime, arguments.jobs)[: len(left)]) > 1:
-        _find_side_by_side(arguments, places)
+            _find_on_ray(arguments, split(todo, arguments.jobs or len(left)), key, params.cluster)
+    elif len(places) > 1:
+        _find_side_by_side(arguments, split(todo, len(places)), key, places)
     else:
         _find_here(left, lambda: load_segmenter(*run), params.housekeeping, arguments)
     if arguments.share:
-        print(f"share {number}/{of} is done; the same command without --share makes the tables of all")
+        print("this share is done; the same command without --share makes the tables of all")
         return
     outcomes = collect(shards, out)
     print(f"{len(outcomes)} images: {out / MANIFEST}, {out / TABLE}")
@@ -141,7 +166,7 @@ def _find_here(
             sys.stdout.flush()
 
 
-def _find_on_ray(arguments: argparse.Namespace, shares: int, cluster: "ClusterParams") -> None:
+def _find_on_ray(arguments: argparse.Namespace, shares: "Sequence[str]", key: str, cluster: "ClusterParams") -> None:
     """Let tasks of a Ray cluster find a share each, by this very command."""
     from pipeline.engine.ray_tasks import Task, run_on_ray
     from pipeline.errors import InputError
@@ -149,14 +174,16 @@ def _find_on_ray(arguments: argparse.Namespace, shares: int, cluster: "ClusterPa
 
     logs = (arguments.out / MARKERS).resolve()
     tasks = [
-        Task(f"share {k}", list_words(arguments, f"{k}/{shares}"), Path.cwd(), logs / f"share{k}.log")
-        for k in range(shares)
+        Task(f"share {k}", list_words(arguments, share, key), Path.cwd(), logs / f"share{k}.log")
+        for k, share in enumerate(shares)
     ]
     if failed := run_on_ray(tasks, arguments.address, cluster):
         raise InputError(f"{failed}\nwhat was done is kept: run the same command to go on")
 
 
-def _find_side_by_side(arguments: argparse.Namespace, places: "Sequence[Place]") -> None:
+def _find_side_by_side(
+    arguments: argparse.Namespace, shares: "Sequence[str]", key: str, places: "Sequence[Place]"
+) -> None:
     """Let processes find a share each, by this very command."""
     from pipeline.engine.jobs import Job, run_side_by_side
     from pipeline.errors import InputError
@@ -166,10 +193,10 @@ def _find_side_by_side(arguments: argparse.Namespace, places: "Sequence[Place]")
     jobs = [
         Job(
             f"process {k}",
-            (sys.executable, *list_words(arguments, f"{k}/{len(places)}")),
+            (sys.executable, *list_words(arguments, share, key)),
             arguments.out / MARKERS / f"process{k}.log",
         )
-        for k in range(len(places))
+        for k, share in enumerate(shares)
     ]
     owner = {OWNER: str(os.getpid())}
     if failed := run_side_by_side(jobs, [{**owner, **place} for place in places], "predict"):

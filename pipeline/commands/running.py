@@ -21,9 +21,17 @@ def add_commands(commands: Commands) -> None:
         help="folds at a time; auto, the default, is one for each GPU, or as many as cores and memory take",
     )
     add_engine(run)
-    run.add_argument("--storage", type=Path, metavar="DIR", help="a folder that all machines of the cluster see")
     run.add_argument(
-        "--fold", type=int, metavar="K", help="run the stages of this fold alone, without DVC: for jobs of a cluster"
+        "--storage",
+        type=Path,
+        metavar="DIR",
+        help="a folder that all machines of the cluster see; without --engine ray, what is finished there is taken",
+    )
+    run.add_argument(
+        "--fold",
+        type=int,
+        metavar="K",
+        help="run the stages of this fold alone, in a folder that `template` or `--engine ray` has laid out",
     )
     run.set_defaults(call=_run)
 

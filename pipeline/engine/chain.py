@@ -1,8 +1,7 @@
 """The stages of one fold, one after another, without DVC: the one job that every cluster is handed.
 
-In: a folder that holds what `storage.lay_out` puts there; a checkout has it too. Out: the results of the fold's stages,
-where dvc.yaml has them, and a marker for each stage that is done, with the digests of its results. A stage that is done
-is not run again.
+In: a folder that holds what `storage.lay_out` puts there. Out: the results of the fold's stages, where dvc.yaml has
+them, and a marker for each stage that is done, with the digests of its results. A stage that is done is not run again.
 """
 
 import os

@@ -15,7 +15,7 @@ from pipeline.params import ClusterParams
 
 
 def run_cluster(ids: Sequence[int], cluster: ClusterParams, address: str, storage: Path) -> None:
-    """Bring the checkout up to date, those of the folds `ids` that are not on the machines of the cluster at `address`.
+    """Bring the checkout up to date, the stale ones of the folds `ids` on the machines of the cluster at `address`.
 
     Raises:
         InputError: a stage failed; the folds that did not fail are kept in `storage`, and the same command goes on. Or

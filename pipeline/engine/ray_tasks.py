@@ -27,6 +27,7 @@ _LOOK_S = 1.0
 _LINES_S = 30.0  # between two lines about a task
 _MOST_TRIES = 3
 _CONNECT_S = 10.0
+_REST_S = 75.0  # by then the processes of a task that was given up have ended, and let go of their files
 _KILLED = 128  # as a shell counts it, a command that signal n ended has the status 128 + n
 
 
@@ -81,15 +82,19 @@ def run_on_ray(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> s
         say(f"no machine of the cluster has what a task asks for ({asked}); it waits for one, or lower `cluster`")
     waiting, tries = [*tasks], Counter[str]()
     failed: list[str] = []
+    ready: dict[str, float] = {}
     running: dict[Any, _Try] = {}
     shown = time.monotonic()
     try:
         while waiting or running:
-            for task in waiting:
+            for task in [task for task in waiting if ready.get(task.name, 0.0) <= time.monotonic()]:
+                waiting.remove(task)
                 tries[task.name] += 1
                 reference = remote.remote(task.words, str(task.folder), str(task.log))
                 running[reference] = _Try(task, _size(task.log), time.monotonic())
-            waiting = []
+            if not running:
+                time.sleep(_LOOK_S)
+                continue
             ended, _ = ray.wait([*running], timeout=_LOOK_S)
             for reference, one in [*running.items()]:
                 one.look()
@@ -105,6 +110,7 @@ def run_on_ray(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> s
                 say(f"{one.task.name}: {fault or 'done'}")
                 if is_lost and tries[one.task.name] < _MOST_TRIES:
                     waiting.append(one.task)
+                    ready[one.task.name] = time.monotonic() + (_REST_S if is_stuck else 0.0)
                 elif fault:
                     often = f", the last of {_MOST_TRIES} tries" if is_lost else ""
                     failed.append(
@@ -138,7 +144,7 @@ def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray: Ray is not installed; `pip install -e '.[ray]'`") from error
+        raise InputError("--engine ray: Ray is not installed; `pip install -c constraints.txt -e '.[ray]'`") from error
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdecimal():  # Ray itself would ask for many minutes

@@ -10,10 +10,13 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, hold, sha256_of
@@ -24,8 +27,10 @@ from pipeline.predict.results import WRITERS
 from pipeline.predict.segment import Segmenter, segment_files
 from pipeline.progress import Bar
 from pipeline.provenance import check_runtime, fingerprint
+from pipeline.unet.runtime import Runtime
 
 _MOST_FILES, _MOST_BYTES = 64, 2**26  # of a shard
+_MEAN_FILES = 32
 _HOURS_S = 24 * 3600.0  # in which another runner finds a shard
 
 
@@ -50,6 +55,10 @@ class Shard:
         return self.out / MARKERS / f"{digest}.json"
 
 
+def _begins_shard(path: Path) -> bool:
+    return int(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8], 16) % _MEAN_FILES == 0
+
+
 def _digest(path: Path) -> str:
     try:
         return sha256_of(path)
@@ -59,6 +68,8 @@ def _digest(path: Path) -> str:
 
 def cut_shards(paths: Sequence[Path], out: Path, key: str) -> list[Shard]:
     """Return the shards of all files, in order.
+
+    Where one ends is a matter of the next file's name: a file more or less changes no shard but its own, or few.
 
     Args:
         paths: image files.
@@ -70,7 +81,7 @@ def cut_shards(paths: Sequence[Path], out: Path, key: str) -> list[Shard]:
     size = 0
     for path in paths:
         more = path.stat().st_size
-        if part and (len(part) == _MOST_FILES or size + more > _MOST_BYTES):
+        if part and (_begins_shard(path) or len(part) == _MOST_FILES or size + more > _MOST_BYTES):
             shards.append(Shard(tuple(part), out, key))
             part, size = [], 0
         part.append(path)
@@ -109,8 +120,7 @@ def run_shards(
                 continue
             if segmenter is None:
                 segmenter = load()
-                runtime = {"device": segmenter.runtime.device.type, "precision": segmenter.runtime.precision}
-                check_runtime(_runtime_of(shard), runtime)
+                check_runtime(runtime_of(shard), _describe(segmenter.runtime))
             outcomes = []
             for outcome in segment_files(shard.paths, shard.out, segmenter, housekeeping, bar, channel):
                 outcomes.append(outcome)
@@ -159,18 +169,19 @@ def read_marker(shard: Shard) -> list[Outcome] | None:
 
 
 def is_done(shard: Shard) -> bool:
-    """Return whether there is nothing left to do: what failed for want of memory or disk is tried again."""
+    """Return whether there is nothing left to do: what did not fail by its file alone is tried again."""
     outcomes = read_marker(shard)
     return outcomes is not None and not any(each.fault and not each.is_lasting for each in outcomes)
 
 
-def forget(shard: Shard) -> None:
-    """Let a shard be found anew, on whatever machine."""
-    for path in (shard.marker, _runtime_of(shard)):
-        path.unlink(missing_ok=True)
+def _describe(runtime: Runtime) -> dict[str, str]:
+    is_cuda = runtime.device.type == "cuda"
+    kind = torch.cuda.get_device_name() if is_cuda else torch.backends.cpu.get_cpu_capability()
+    return {"device": runtime.device.type, "precision": runtime.precision, "kind": kind}
 
 
-def _runtime_of(shard: Shard) -> Path:
+def runtime_of(shard: Shard) -> Path:
+    """Return the file that says what the networks of these results ran on."""
     return shard.out / MARKERS / f"{shard.key}.runtime.json"
 
 
@@ -227,7 +238,7 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterator[Sequence[obje
 
 
 def list_faults(outcomes: Sequence[Outcome], files: int) -> InputError | None:
-    """Return the error that names every image that failed; None where none did."""
+    """Return the error that names the images that failed, some of many; None where none did."""
     faults = [each.fault for each in outcomes if each.fault]
     if not faults:
         return None

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import pandas as pd
 import pytest
 
 from pipeline.cli import main
+from pipeline.commands.command import read_share
+from pipeline.commands.prediction import split
 from pipeline.errors import InputError
 from pipeline.params import load_params
 from pipeline.predict import shards as shards_module
@@ -45,6 +48,7 @@ def images(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(shards_module, "_MOST_FILES", 3)
+    monkeypatch.setattr(shards_module, "_begins_shard", lambda _: False)
 
 
 class Bar:
@@ -77,6 +81,16 @@ def test_shards_are_cut_by_the_number_of_files_and_by_their_size(images, tmp_pat
     monkeypatch.setattr(shards_module, "_MOST_BYTES", 1)
     assert [len(shard.paths) for shard in cut_shards(images, tmp_path, "key")] == [1] * 8
     assert cut_shards([], tmp_path, "key") == []
+
+
+def test_a_file_more_leaves_most_shards_as_they_are(tmp_path):
+    paths = [tmp_path / f"{number:03d}.png" for number in range(500)]
+    more = sorted([*paths, tmp_path / "2505.png"])
+    for path in more:
+        path.write_bytes(path.name.encode())
+    before, after = ({shard.marker for shard in cut_shards(files, tmp_path, "key")} for files in (paths, more))
+    assert len(before) > 10
+    assert len(before - after) == 1
 
 
 def test_a_marker_stands_for_the_images_and_for_all_that_decides_what_is_found(images, tmp_path):
@@ -266,11 +280,35 @@ def test_processes_side_by_side_and_a_kill_end_in_the_same_tables(run, tmp_path,
     assert read_tables(tmp_path / "one") == read_tables(tmp_path / "two")
 
 
-@pytest.mark.parametrize("share", ["1", "2/2", "a/b", "-1/2", "1/0"])
+@pytest.mark.parametrize("share", ["a", "2/2", "a/b", "-1/2", "1/0", "1,", ""])
 def test_what_is_no_share_is_refused(share, capsys):
     with pytest.raises(SystemExit):
         main(["predict", "a.png", "--out", "out", f"--share={share}"])
     assert "is no share; give K/N" in capsys.readouterr().err
+
+
+def test_shares_are_of_the_shards_that_are_left():
+    assert split([3, 4, 8, 9, 10], 2) == ["3,8,10", "4,9"]
+    assert split([3], 4) == ["3"]
+    assert [*read_share("1/3")(8)] == [1, 4, 7]
+    assert [*read_share("3,5,90")(8)] == [3, 5]
+
+
+def test_a_share_by_other_networks_than_it_was_handed_out_for_is_refused(run, images, tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: .*are others than where these shares were handed out"):
+        main(["predict", *map(str, images), "--out", str(tmp_path), "--run", str(run), "--share", "0/2", "--key", "x"])
+
+
+def test_a_bound_that_was_raised_tries_a_large_image_again(run, images, tmp_path):
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    arguments = ["predict", str(images[0]), "--out", str(tmp_path / "out"), "--run", str(own)]
+    content = (own / "params.yaml").read_text()
+    (own / "params.yaml").write_text(re.sub("predict_max_pixels: .*", "predict_max_pixels: 10", content))
+    with pytest.raises(SystemExit, match="predict_max_pixels"):
+        main(arguments)
+    (own / "params.yaml").write_text(content)
+    main(arguments)
 
 
 def test_a_share_leaves_the_tables_to_the_whole(run, images, tmp_path, capsys, monkeypatch, small_shards):
