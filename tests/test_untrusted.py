@@ -45,6 +45,10 @@ FORBIDDEN = {
 # All of yaml's readers but `safe_load` and `BaseLoader`: a tag makes them build Python objects.
 YAML_READERS = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
 YAML_LOADERS = {"Loader", "UnsafeLoader", "FullLoader", "CLoader", "CUnsafeLoader", "CFullLoader"}
+# What is allowed to one module alone, and why.
+ALLOWED = {
+    "stages/__main__.py": {"importlib.import_module"},  # of a name that is one of the files beside it
+}
 SHELLS = {"run", "Popen", "call", "check_call", "check_output"}
 
 
@@ -122,7 +126,8 @@ def _full_name(node: ast.AST, names: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT / "pipeline").as_posix())
 def test_nothing_that_is_read_is_executed(path):
-    assert find_dangers(path.read_text(encoding="utf-8")) == []
+    allowed = ALLOWED.get(path.relative_to(ROOT / "pipeline").as_posix(), set())
+    assert {danger.partition(": ")[2] for danger in find_dangers(path.read_text(encoding="utf-8"))} <= allowed
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def list_stale(ids: Sequence[int]) -> list[int]:
     """
     names = {f"{stage}@{fold}": fold for fold in ids for stage in PER_FOLD}
     command = [sys.executable, "-m", "dvc", "status", "--json", *names]
-    asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **dvc_environment()})
+    asked = subprocess.run([*command], capture_output=True, text=True, env={**os.environ, **dvc_environment()})
     try:
         return sorted({names[name] for name in json.loads(asked.stdout) if name in names})
     except ValueError as error:

@@ -53,7 +53,7 @@ class Job:
         """
         with _open_log(self.log) as log:
             self.process = subprocess.Popen(
-                self.command,
+                [*self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr if self.is_quiet else log,
                 stderr=subprocess.STDOUT if log else None,

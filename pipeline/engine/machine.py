@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import joblib
 import psutil
 
 from pipeline.params import RuntimeParams
@@ -18,6 +17,7 @@ from pipeline.params import RuntimeParams
 # The training of a fold of the full data took 3.1 GiB at its most; `make bench only=folds` measures its steps.
 _FOLD_BYTES = 4 * 2**30
 # What a container may take, and takes (cgroup v2).
+_CORES = Path("/sys/fs/cgroup/cpu.max")
 _LIMIT, _TAKEN = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 # What a place changes in the environment.
@@ -33,9 +33,19 @@ def find_places(runtime: RuntimeParams, jobs: int | None = None) -> list[Place]:
     gpus = list_gpus() if runtime.device in ("auto", "cuda") else []
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs or len(gpus))]
-    by_cores = joblib.cpu_count() // runtime.threads
+    by_cores = find_cores() // runtime.threads
     by_memory = find_memory() // _FOLD_BYTES
     return [{} for _ in range(jobs or max(1, min(by_cores, by_memory)))]
+
+
+def find_cores() -> int:
+    """Return how many cores this process may use: those of the machine, or what its container is given of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, _CORES.read_text().split())
+        return max(1, min(cores, quota // period))
+    except (OSError, ValueError):  # no container, or one without a limit, which says `max`
+        return cores
 
 
 def find_memory() -> int:
@@ -58,5 +68,5 @@ def list_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True)
+    listed = subprocess.run([*command], capture_output=True, text=True)
     return listed.stdout.split() if listed.returncode == 0 else []

@@ -117,6 +117,6 @@ def adopt(folder: Path, ids: Sequence[int]) -> None:
         return
     names = [f"{stage}@{fold}" for fold in ids for stage in PER_FOLD]
     command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *names]
-    if subprocess.run(command, env={**os.environ, **dvc_environment()}).returncode:
+    if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:
         raise InputError(f"`dvc commit` of {', '.join(names)} failed; its message is above")
     order_lock()

@@ -18,8 +18,8 @@ def runtime(threads: int = 2, device: str = "cpu") -> RuntimeParams:
 @pytest.fixture
 def make_machine(monkeypatch):
     def make(cores: int, gib: float, gpus: str | None = "") -> None:
-        monkeypatch.setattr(machine.joblib, "cpu_count", lambda: cores)
-        monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=round(gib * GIB)))
+        monkeypatch.setattr(machine, "find_cores", lambda: cores)
+        monkeypatch.setattr(machine, "find_memory", lambda: round(gib * GIB))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
 
     return make
@@ -48,6 +48,27 @@ def test_a_fold_for_each_gpu_and_more_share_them(make_machine):
 def test_what_runs_on_the_cpu_looks_for_no_gpu(make_machine):
     make_machine(4, 24, "0,1")
     assert find_places(runtime(device="cpu")) == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("6400000 100000", 8), (None, 8)]
+)
+def test_cores_are_those_that_a_container_is_given(monkeypatch, tmp_path, limit, cores):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "_CORES", tmp_path / "cpu.max")
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert machine.find_cores() == cores
+
+
+@pytest.mark.parametrize(("limit", "gib"), [("max", 9), (str(5 * GIB), 4), (str(50 * GIB), 9), (None, 9)])
+def test_memory_is_that_which_a_container_has_left(monkeypatch, tmp_path, limit, gib):
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=9 * GIB))
+    for name, text in (("_LIMIT", limit), ("_TAKEN", str(GIB))):
+        monkeypatch.setattr(machine, name, tmp_path / name)
+        if text:
+            (tmp_path / name).write_text(f"{text}\n")
+    assert machine.find_memory() == gib * GIB
 
 
 @pytest.mark.parametrize(
