@@ -14,6 +14,7 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from pipeline.errors import InputError
 from pipeline.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository; dvc.yaml names files relative to it
+
+# Packages whose versions decide results.
+_PACKAGES = (
+    "torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy", "pandas",
+    "scikit-learn", "scipy", "scikit-image",
+)  # fmt: skip
 
 # What decides no result, neither by itself nor by what it imports:
 EXEMPT = {
@@ -125,3 +132,16 @@ def check_runtime(path: Path, own: dict[str, str]) -> None:
             f"{', '.join(map(str, wanted.values()))}: its results would be others; give it nothing of this, set "
             "runtime.device and runtime.precision to what all have, or begin in a folder of its own"
         )
+
+
+def describe_environment() -> dict[str, str]:
+    """Return what decides results beside the code: the versions of Python, `3.11`, and of packages, `none` without."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python} | {name: _find_version(name) for name in _PACKAGES}
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -71,14 +71,9 @@ def split(numbers: "Sequence[int]", shares: int) -> list[str]:
 def list_words(arguments: argparse.Namespace, share: str, key: str | None = None) -> tuple[str, ...]:
     """Return the arguments of Python for a `predict` of one share, with those of `add_images`."""
     words = ["-m", "pipeline", "predict", "--out", str(arguments.out), "--run", str(arguments.run), "--share", share]
-    channel = [] if arguments.channel is None else ["--channel", str(arguments.channel)]
-    return (
-        *words,
-        *channel,
-        *(["--key", key] if key else []),
-        "--",
-        *map(str, arguments.images),
-    )  # a name may begin as an option does
+    words += [] if arguments.channel is None else ["--channel", str(arguments.channel)]
+    words += ["--key", key] if key else []
+    return (*words, "--", *map(str, arguments.images))  # behind `--`: a name may begin as an option does
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -10,24 +10,17 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.engine.jobs import Job, run_alone
 from pipeline.errors import InputError, shorten
 from pipeline.files import read_json, read_yaml, sha256_of, write_json
 from pipeline.launch import OWNER, PER_FOLD
-from pipeline.provenance import check_runtime
+from pipeline.provenance import check_runtime, describe_environment
 
 MARKERS = Path(".resume/done")
 ENVIRONMENT, RUNTIME = Path("environment.json"), Path("runtime.json")
-
-# Packages whose versions decide what stages write.
-_PACKAGES = (
-    "torch", "timm", "segmentation-models-pytorch", "albumentations", "opencv-python-headless", "numpy", "pandas",
-    "scikit-learn", "scipy", "scikit-image",
-)  # fmt: skip
 
 
 class FoldStage(NamedTuple):
@@ -100,19 +93,6 @@ def run_chain(fold: int) -> int:
             return status if status > 0 else 128 - status
         write_json(marker_of(stage, fold), {str(out): sha256_of(out) for out in stage.outs})
     return 0
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return what of Python and its packages decides results beside the code."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {"python": python} | {name: _find_version(name) for name in _PACKAGES}
-
-
-def _find_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def check_environment(folder: Path) -> None:

@@ -15,12 +15,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.chain import ENVIRONMENT, describe_environment, is_done, read_chain
+from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
 from pipeline.engine.checkout import dvc_environment, order_lock
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json, write_text
 from pipeline.launch import PER_FOLD
-from pipeline.provenance import digest_code, fingerprint
+from pipeline.provenance import describe_environment, digest_code, fingerprint
 
 _PARAMS, _JOURNAL = Path("params.yaml"), Path(".resume/journal")
 _LAY_OUT_S = 3600.0  # in which another run copies its images
@@ -98,6 +98,8 @@ def adopt(folder: Path, ids: Sequence[int]) -> None:
     Raises:
         InputError: DVC does not take them, or this checkout's inputs have changed since they were laid out.
     """
+    if not ids:
+        return
     if name_folder(folder.parent) != folder:
         raise InputError(
             f"parameters, code or images of this checkout were changed while folds were trained in {folder}; their "
@@ -113,8 +115,6 @@ def adopt(folder: Path, ids: Sequence[int]) -> None:
             if (folder / note).is_file():
                 note.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / note, note)
-    if not ids:
-        return
     names = [f"{stage}@{fold}" for fold in ids for stage in PER_FOLD]
     command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *names]
     if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:

@@ -14,7 +14,6 @@ and its label map, the memory that it takes grows with its width and not with it
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,12 @@ from pipeline.predict.noise import is_noise
 from pipeline.predict.reading import Opened, Outcome, explain_fault, read_all
 from pipeline.predict.results import write_nuclei
 from pipeline.progress import Bar, say
-from pipeline.provenance import digest_code, fingerprint
+from pipeline.provenance import describe_environment, digest_code, fingerprint
 from pipeline.unet.predict import Advance
 from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime, start_runtime
 from pipeline.unet.size import bound_zoom
 
-# Packages whose versions decide what is found.
-_PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "scikit-learn", "opencv-python-headless", "numpy", "scipy")
 _NEAR = 2 ** (1 / 16)  # half of the steps in which zooms are rounded
 _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at an image without nuclei
 
@@ -88,7 +85,7 @@ def fingerprint_run(
         "recipe": recipe.describe(),
         "sections": [part.model_dump() for part in (recipe.size, predict, select)],
         "code": digest_code(__name__),
-        "versions": [version(name) for name in _PACKAGES],
+        "environment": describe_environment(),
     }
     return fingerprint(parts)
 

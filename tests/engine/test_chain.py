@@ -10,7 +10,6 @@ from pipeline.engine import chain as chain_module
 from pipeline.engine.chain import (
     ENVIRONMENT,
     check_environment,
-    describe_environment,
     find_runtime,
     is_done,
     marker_of,
@@ -19,6 +18,7 @@ from pipeline.engine.chain import (
 )
 from pipeline.errors import InputError
 from pipeline.files import write_json
+from pipeline.provenance import describe_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -240,7 +240,7 @@ def test_other_networks_parameters_or_code_are_another_run(run, tmp_path, monkey
     digests |= {digest(select=params.select.model_copy(update={"min_worth": 0.9})), digest(ids=(0,))}
     (tmp_path / "folds" / "decoding.json").write_text("{}")
     digests.add(digest(tmp_path / "folds"))
-    monkeypatch.setattr("pipeline.predict.segment.version", lambda _: "0")
+    monkeypatch.setattr("pipeline.provenance.version", lambda _: "0")
     digests.add(digest())
     assert len(digests) == 5
 
