@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +28,16 @@ _GENERATIONS = 4  # a shell, DVC, and what has started that, are no farther
 # In the environment: the number of the process that a stage, and whatever has started it, is not to outlive.
 OWNER = "PIPELINE_OWNER"
 
-# The stages whose seconds are a run's: those that run once, and those that run once for each fold.
-_WHOLE, PER_FOLD = ("prepare", "folds", "evaluate", "predict_testset"), ("train", "size", "predict_oof")
+# The stages whose seconds are a run's: those that run once, and those that run once for each fold, or for each share of
+# the test set.
+_WHOLE = ("prepare", "folds", "evaluate")
+PER_FOLD, PER_SHARE = ("train", "size", "predict_oof"), ("predict_testset",)
 
 
 def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None = None) -> None:
     """Parse `words`, or the command line, into the parameters of `main` (paths, integers, `params`) and call it.
 
-    With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.FOLD.json`, with
+    With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.NUMBER.json`, with
     what `main` returns; its own `seconds` take precedence. An `InputError` ends in one line on stderr and exit status
     1, and so does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC
     that started the stage: an orphan must not go on writing.
@@ -61,7 +63,7 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
             values["params"] = load_params(values["params"])
         noted = main(**values) or {}
         if journal:
-            name = _journal_name(stage, values.get("fold"))
+            name = _journal_name(stage, values.get("fold", values.get("share")))
             write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
 
 
@@ -151,8 +153,8 @@ def _describe(process: psutil.Process) -> str:
         return ""
 
 
-def _journal_name(stage: str, fold: int | None = None) -> str:
-    return f"{stage}.json" if fold is None else f"{stage}.{fold}.json"
+def _journal_name(stage: str, number: int | None = None) -> str:
+    return f"{stage}.json" if number is None else f"{stage}.{number}.json"
 
 
 class Journal(NamedTuple):
@@ -167,14 +169,14 @@ class Journal(NamedTuple):
     epoch_seconds: dict[str, list[float]]
 
 
-def read_journal(journal: Path, folds: Iterable[int]) -> Journal:
+def read_journal(journal: Path, folds: Sequence[int], shares: Sequence[int]) -> Journal:
     """Return what the stages noted in the folder `journal`; what is missing or damaged is left out.
 
-    Entries of folds other than `folds` are what an earlier run with more folds left behind.
+    Entries of other folds and shares than these are what an earlier run with more of them left behind.
     """
-    folds = list(folds)
     names = [_journal_name(stage) for stage in _WHOLE]
     names += [_journal_name(stage, fold) for stage in PER_FOLD for fold in folds]
+    names += [_journal_name(stage, share) for stage in PER_SHARE for share in shares]
     seconds = [entry["seconds"] for name in names if (entry := _read_entry(journal / name))]
     trained = {str(fold): _read_entry(journal / _journal_name("train", fold)) for fold in folds}
     epochs = {fold: entry["epoch_seconds"] for fold, entry in trained.items() if "epoch_seconds" in entry}

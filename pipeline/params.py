@@ -8,11 +8,20 @@ entry: what such an entry may be told stands beside it, and is checked there, by
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
 from pipeline.files import read_yaml
 from pipeline.options import Natural, NotNegative, OpenShare, Positive, Section, Seed, Share, Whole, explain_fault
+
+
+def _count_from_zero(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if numbers != tuple(range(len(numbers))):
+        raise ValueError(f"they are counted from 0 on; give {list(range(len(numbers)))}")
+    return numbers
+
+
+Numbers = Annotated[tuple[int, ...], AfterValidator(_count_from_zero)]
 
 
 class ArchiveParams(Section):
@@ -37,6 +46,7 @@ class DataParams(Section):
     dir: Annotated[str, Field(pattern=r"^[^'\x00-\x1f\x7f-][^'\x00-\x1f\x7f]*$")]  # of all archives; quoted for a shell
     sources: Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], SourceParams], Field(min_length=1)]
     test: ArchiveParams | None  # the images to predict
+    test_shares: Annotated[Numbers, Field(min_length=1)]  # they are predicted in so many shares
     solution: str | None  # the test set's truth (CSV); used where the file is there
     allow_unlabelled: bool  # accept training images that have no mask
     min_fragment_px: Whole  # detached fragments of a mask below this many pixels are dropped
@@ -59,16 +69,10 @@ class FoldsParams(Section):
     """How training images are grouped and spread over folds."""
 
     groups: Literal["found", "blocks"]  # by borders and likeness, or a block of neighbouring slices for each fold
-    ids: tuple[int, ...]  # the one place that says how many folds there are: 0, 1, ..., K-1
+    ids: Annotated[Numbers, Field(min_length=2)]  # the one place that says how many folds there are
     seed: Seed
     nuclei_bins: Natural  # quantile bins of the nucleus count within an image type, for the strata
     tries: Natural  # seeds to try, from `seed` on; the best balanced folds are kept
-
-    @model_validator(mode="after")
-    def _count_from_zero(self) -> "FoldsParams":
-        if len(self.ids) < 2 or self.ids != tuple(range(len(self.ids))):
-            raise ValueError(f"folds.ids is {list(self.ids)}; give [0, 1, ..., K-1] with K of at least 2")
-        return self
 
 
 class NetworkParams(Section, extra="allow"):

@@ -96,9 +96,9 @@ def test_dvc_reads_the_pipeline_and_chains_its_stages(tmp_path: Path) -> None:
         '"folds" -> "train@0"',
         '"train@0" -> "predict_oof@0"',
         '"predict_oof@2" -> "evaluate"',
-        '"train@1" -> "predict_testset"',
+        '"train@1" -> "predict_testset@0"',
         '"evaluate" -> "submit"',
-        '"predict_testset" -> "submit"',
+        '"predict_testset@0" -> "submit"',
         '"submit" -> "report"',
     ):
         assert f"{edge};" in done.stdout

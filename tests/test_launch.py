@@ -174,13 +174,13 @@ def test_without_a_journal_nothing_is_noted_and_a_stage_that_fails_notes_nothing
 
 
 def test_a_run_took_what_its_stages_took_together(tmp_path):
-    for name, seconds in {"prepare": 1.25, "folds": 2, "predict_testset": 4, "submit": 100, "report": 100}.items():
+    for name, seconds in {"prepare": 1.25, "folds": 2, "predict_testset.0": 4, "submit": 100, "report": 100}.items():
         write_json(tmp_path / f"{name}.json", {"seconds": seconds})
     for fold in (0, 1, 2):
         write_json(tmp_path / f"train.{fold}.json", {"seconds": 10.0, "epoch_seconds": [4.0, 10.0 + fold]})
         write_json(tmp_path / f"size.{fold}.json", {"seconds": 0.5})
     # Fold 2 is of an earlier run, `submit` and `report` come after what is timed, and `evaluate` has not run yet.
-    assert read_journal(tmp_path, [0, 1]) == Journal(28.2, {"0": [4.0, 10.0], "1": [4.0, 11.0]})
+    assert read_journal(tmp_path, [0, 1], [0]) == Journal(28.2, {"0": [4.0, 10.0], "1": [4.0, 11.0]})
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_a_run_took_what_its_stages_took_together(tmp_path):
 def test_an_entry_that_is_damaged_is_left_out(tmp_path, damage):
     write_json(tmp_path / "prepare.json", {"seconds": 2.0})
     (tmp_path / "train.0.json").write_text(damage)
-    assert read_journal(tmp_path, [0]) == Journal(2.0, {})
+    assert read_journal(tmp_path, [0], [0]) == Journal(2.0, {})
 
 
 def test_where_nothing_was_noted_nothing_is_known(tmp_path):
-    assert read_journal(tmp_path / "none", [0, 1]) == Journal(None, {})
+    assert read_journal(tmp_path / "none", [0, 1], [0]) == Journal(None, {})

@@ -80,7 +80,7 @@ def test_a_recipe_brings_its_data_and_yields_to_what_is_asked_for() -> None:
 def test_stage2_trains_the_same_as_full() -> None:
     full, stage2 = compose_params(["data=full"]).model_dump(), compose_params(["data=stage2"]).model_dump()
     differing = {key for key in full["data"] if full["data"][key] != stage2["data"][key]}
-    assert differing == {"test", "solution"}
+    assert differing == {"test", "test_shares", "solution"}
     assert {**full, "data": 0} == {**stage2, "data": 0}
 
 

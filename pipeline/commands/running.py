@@ -11,14 +11,15 @@ from pipeline.commands.prediction import add_images, list_words
 def add_commands(commands: Commands) -> None:
     """Add the parsers of these commands."""
     run = commands.add_parser(
-        "run", help="bring all that params.yaml describes up to date, as `dvc repro` does, but folds side by side"
+        "run", help="bring all that params.yaml describes up to date, as `dvc repro` does, but side by side what can be"
     )
     run.add_argument(
         "--jobs",
         type=read_jobs,
         default="auto",
         metavar="auto|N",
-        help="folds at a time; auto, the default, is one for each GPU, or as many as cores and memory take",
+        help="folds, or shares of the test set, at a time; auto, the default, is one for each GPU, or as many as cores "
+        "and memory take",
     )
     add_engine(run)
     run.add_argument(
@@ -27,24 +28,27 @@ def add_commands(commands: Commands) -> None:
         metavar="DIR",
         help="a folder that all machines of the cluster see; without --engine ray, what is finished there is taken",
     )
-    run.add_argument(
-        "--fold",
-        type=int,
-        metavar="K",
-        help="run the stages of this fold alone, in a folder that `template` or `--engine ray` has laid out",
-    )
+    alone = run.add_mutually_exclusive_group()
+    for name in ("fold", "share"):
+        alone.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="K",
+            help=f"run the stages of this {name} alone, in a folder that `template` or `--engine ray` has laid out",
+        )
     run.set_defaults(call=_run)
 
     template = commands.add_parser(
-        "template", help="print an array of jobs for the queue of a cluster: the folds of `run`, or shares of `predict`"
+        "template", help="print an array of jobs for the queue of a cluster: parts of `run`, or shares of `predict`"
     )
     template.add_argument("queue", choices=("slurm", "k8s"), help="Slurm's sbatch, or an Indexed Job of Kubernetes")
     whats = template.add_subparsers(title="what", required=True, metavar="WHAT")
-    folds = whats.add_parser("folds", help="a job for each fold; `run --storage DIR` takes their results")
-    folds.add_argument(
-        "--storage", type=Path, required=True, metavar="DIR", help="a folder that all machines of the cluster see"
-    )
-    folds.set_defaults(call=_print_folds)
+    for name, what in (("folds", "fold"), ("testset", "share of the test set, once all folds are done")):
+        parts = whats.add_parser(name, help=f"a job for each {what}; `run --storage DIR` takes their results")
+        parts.add_argument(
+            "--storage", type=Path, required=True, metavar="DIR", help="a folder that all machines of the cluster see"
+        )
+        parts.set_defaults(call=_print_parts, what=name)
     shares = whats.add_parser("predict", help="a job for each share; `predict` without --share makes the tables")
     add_images(shares)
     shares.add_argument("--shares", type=read_count, default=8, metavar="N", help="jobs; default: %(default)s")
@@ -53,16 +57,18 @@ def add_commands(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from pipeline.engine.chain import run_chain
-    from pipeline.engine.cluster import run_cluster
-    from pipeline.engine.folds import run_folds
+    from pipeline.engine.cluster import run_on_cluster
     from pipeline.engine.machine import find_places
+    from pipeline.engine.processes import run_on_processes
+    from pipeline.engine.work import FOLD, SHARE, list_work
     from pipeline.errors import InputError, one_line_errors
     from pipeline.launch import stop_on_request
     from pipeline.params import load_params
 
     is_ray = arguments.engine == "ray"
-    if arguments.fold is not None and (is_ray or arguments.storage or arguments.jobs):
-        raise InputError("--fold runs one fold in this process; leave out --engine, --storage and --jobs")
+    alone = [(work, number) for work in (FOLD, SHARE) if (number := getattr(arguments, work.name)) is not None]
+    if alone and (is_ray or arguments.storage or arguments.jobs):
+        raise InputError(f"--{alone[0][0].name} runs one here; leave out --engine, --storage and --jobs")
     if is_ray and arguments.jobs:
         raise InputError("--engine ray: its machines take as many folds as they have room for; leave out --jobs")
     if is_ray and arguments.storage is None:
@@ -70,26 +76,33 @@ def _run(arguments: argparse.Namespace) -> None:
     stop_on_request()
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
-        if arguments.fold is not None:
-            sys.exit(run_chain(arguments.fold))
+        parts = list_work(params.folds, params.data)
+        for work, number in alone:
+            sys.exit(run_chain(work, number))
         if is_ray:
-            run_cluster(params.folds.ids, params.cluster, arguments.address, arguments.storage)
+            run_on_cluster(parts, params.cluster, arguments.address, arguments.storage)
         else:
-            run_folds(params.folds.ids, find_places(params.runtime, arguments.jobs), arguments.storage)
+            run_on_processes(parts, find_places(params.runtime, arguments.jobs), arguments.storage)
 
 
-def _print_folds(arguments: argparse.Namespace) -> None:
-    from pipeline.engine.folds import held_checkout, repro
+def _print_parts(arguments: argparse.Namespace) -> None:
+    from pipeline.engine.processes import held_checkout, repro, take_finished
     from pipeline.engine.storage import lay_out
     from pipeline.engine.templates import WRITERS, Array
+    from pipeline.engine.work import list_work
     from pipeline.params import load_params
 
     params = load_params(PARAMS)
+    folds, shares = list_work(params.folds, params.data)
     with held_checkout() as handle:
         repro("folds", handle=handle, is_quiet=True)
-        folder = lay_out(arguments.storage)
-    words = ["python", "-m", "pipeline", "run", "--fold", "{index}"]
-    array = Array("nuclei-folds", len(params.folds.ids), words, folder)
+        if arguments.what == "testset":
+            take_finished(arguments.storage, *folds)
+            repro("evaluate", handle=handle, is_quiet=True)  # and what folds are not finished yet
+        work, numbers = shares if arguments.what == "testset" else folds
+        folder = lay_out(arguments.storage, work)
+    words = ["python", "-m", "pipeline", "run", f"--{work.name}", "{index}"]
+    array = Array(f"nuclei-{arguments.what}", len(numbers), words, folder)
     print(WRITERS[arguments.queue](array, params.cluster), end="")
 
 

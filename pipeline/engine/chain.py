@@ -1,7 +1,7 @@
-"""The stages of one fold, one after another, without DVC: the one job that every cluster is handed.
+"""The stages of one fold, or of one share, one after another, without DVC: the one job that every cluster is handed.
 
-In: a folder that holds what `storage.lay_out` puts there. Out: the results of the fold's stages, where dvc.yaml has
-them, and a marker for each stage that is done, with the digests of its results. A stage that is done is not run again.
+In: a folder that holds what `storage.lay_out` puts there. Out: the results of the stages, where dvc.yaml has them, and
+a marker for each stage that is done, with the digests of its results. A stage that is done is not run again.
 """
 
 import os
@@ -14,49 +14,51 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.engine.jobs import Job, run_alone
+from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
 from pipeline.files import read_json, read_yaml, sha256_of, write_json
-from pipeline.launch import OWNER, PER_FOLD
+from pipeline.launch import OWNER
 from pipeline.provenance import check_runtime, describe_environment
 
 MARKERS = Path(".resume/done")
 ENVIRONMENT, RUNTIME = Path("environment.json"), Path("runtime.json")
 
 
-class FoldStage(NamedTuple):
-    """A stage of a fold: its arguments, as dvc.yaml has them, and the files that it writes."""
+class Stage(NamedTuple):
+    """A stage of one number: its arguments, as dvc.yaml has them, and the files that it writes."""
 
     name: str
+    number: int
     words: list[str]
     outs: list[Path]
 
+    @property
+    def marker(self) -> Path:
+        """The file that says that it is done."""
+        return MARKERS / f"{self.name}.{self.number}.json"
 
-def read_chain(folder: Path, fold: int) -> list[FoldStage]:
-    """Return the stages of a fold in the order in which they need one another, as the dvc.yaml of `folder` has them."""
+
+def read_chain(folder: Path, work: Work, number: int) -> list[Stage]:
+    """Return the stages of a number in the order in which they need one another, as the dvc.yaml of `folder` says."""
     stages = read_yaml(folder / "dvc.yaml")["stages"]
     chain = []
-    for name in PER_FOLD:
-        command = _fill(stages[name]["cmd"], fold)
+    for name in work.stages:
+        command = _fill(stages[name]["cmd"], work, number)
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages[name]["outs"]]
-        chain.append(FoldStage(name, shlex.split(command)[1:], [Path(_fill(out, fold)) for out in outs]))
+        chain.append(Stage(name, number, shlex.split(command)[1:], [Path(_fill(out, work, number)) for out in outs]))
     return chain
 
 
-def _fill(text: str, fold: int) -> str:
-    filled = text.replace("${item.fold}", str(fold))
+def _fill(text: str, work: Work, number: int) -> str:
+    filled = text.replace(f"${{item.{work.name}}}", str(number))
     if left := re.search(r"\$\{.*?\}", filled):
-        raise InputError(f"dvc.yaml: {left[0]} in a stage of each fold; it may name ${{item.fold}} alone")
+        raise InputError(f"dvc.yaml: {left[0]} in a stage of each {work.name}; it may name ${{item.{work.name}}} alone")
     return filled
 
 
-def marker_of(stage: FoldStage, fold: int) -> Path:
-    """Return the file that says that a stage is done."""
-    return MARKERS / f"{stage.name}.{fold}.json"
-
-
-def is_done(folder: Path, stage: FoldStage, fold: int) -> bool:
+def is_done(folder: Path, stage: Stage) -> bool:
     """Return whether a stage was run in `folder` and what it wrote is still there, byte for byte."""
-    marker = folder / marker_of(stage, fold)
+    marker = folder / stage.marker
     if not marker.is_file():
         return False
     try:
@@ -67,8 +69,8 @@ def is_done(folder: Path, stage: FoldStage, fold: int) -> bool:
     return all(path.is_file() and digests.get(str(out)) == sha256_of(path) for out, path in paths.items())
 
 
-def run_chain(fold: int) -> int:
-    """Run the stages of a fold that are not done, in the current folder, and return an exit status.
+def run_chain(work: Work, number: int) -> int:
+    """Run the stages of a fold or share that are not done, in the current folder, and return an exit status.
 
     It is that of the first stage that failed, as a shell counts it: above 128 where a signal ended it.
 
@@ -78,20 +80,20 @@ def run_chain(fold: int) -> int:
     """
     if not ENVIRONMENT.is_file():
         raise InputError(
-            f"{ENVIRONMENT}: not here; --fold is for a folder that `template` or `--engine ray` has laid out, and "
-            "without it the folds of a checkout are run"
+            f"{ENVIRONMENT}: not here; --{work.name} is for a folder that `template` or `--engine ray` has laid out, "
+            "and without it all of a checkout is run"
         )
     check_environment(Path())
     check_runtime(RUNTIME, find_runtime())
-    for stage in read_chain(Path(), fold):
-        if is_done(Path(), stage, fold):
-            print(f"{stage.name}, fold {fold}: done before", flush=True)
+    for stage in read_chain(Path(), work, number):
+        if is_done(Path(), stage):
+            print(f"{stage.name}, {work.name} {number}: done before", flush=True)
             continue
-        print(f"{stage.name}, fold {fold}", flush=True)
+        print(f"{stage.name}, {work.name} {number}", flush=True)
         job = Job(stage.name, (sys.executable, *stage.words), None)
         if status := run_alone(job, {OWNER: str(os.getpid())}):
             return status if status > 0 else 128 - status
-        write_json(marker_of(stage, fold), {str(out): sha256_of(out) for out in stage.outs})
+        write_json(stage.marker, {str(out): sha256_of(out) for out in stage.outs})
     return 0
 
 

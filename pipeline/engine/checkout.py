@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
 from pipeline.files import read_yaml, write_text
-from pipeline.launch import OWNER, PER_FOLD
+from pipeline.launch import OWNER
 
 _TMP, _RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 
@@ -34,13 +35,13 @@ def dvc_environment() -> Mapping[str, str]:
     return {"PATH": path, OWNER: str(os.getpid()), "DVC_SITE_CACHE_DIR": str((_TMP / "site").absolute())}
 
 
-def list_stale(ids: Sequence[int]) -> list[int]:
-    """Return the folds of which DVC would run a stage.
+def list_stale(work: Work, numbers: Sequence[int]) -> list[int]:
+    """Return the folds or shares of which DVC would run a stage.
 
     Raises:
         InputError: DVC cannot tell.
     """
-    names = {f"{stage}@{fold}": fold for fold in ids for stage in PER_FOLD}
+    names = {target: number for number in numbers for target in work.targets([number])}
     command = [sys.executable, "-m", "dvc", "status", "--json", *names]
     asked = subprocess.run([*command], capture_output=True, text=True, env={**os.environ, **dvc_environment()})
     try:

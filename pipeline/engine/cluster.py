@@ -1,4 +1,4 @@
-"""A run whose folds are trained by the machines of a Ray cluster, and the rest here.
+"""A run whose folds, and shares of the test set, are the work of a Ray cluster, and the rest of this machine.
 
 In and out: the checkout that is the current folder, and a folder that all machines see.
 """
@@ -7,15 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.engine.checkout import list_stale
-from pipeline.engine.folds import held_checkout, repro
+from pipeline.engine.processes import LOGS, held_checkout, repro
 from pipeline.engine.ray_tasks import Task, run_on_ray
 from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished
+from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.params import ClusterParams
 
 
-def run_cluster(ids: Sequence[int], cluster: ClusterParams, address: str, storage: Path) -> None:
-    """Bring the checkout up to date, the stale ones of the folds `ids` on the machines of the cluster at `address`.
+def run_on_cluster(
+    parts: Sequence[tuple[Work, Sequence[int]]], cluster: ClusterParams, address: str, storage: Path
+) -> None:
+    """Bring the checkout up to date, what is stale of `parts` on the machines of the cluster at `address`.
+
+    Args:
+        parts: what is handed out, of `list_work`.
+        cluster: what a task asks for.
+        address: of the cluster.
+        storage: a folder that all its machines see.
 
     Raises:
         InputError: a stage failed; the folds that did not fail are kept in `storage`, and the same command goes on. Or
@@ -24,21 +33,24 @@ def run_cluster(ids: Sequence[int], cluster: ClusterParams, address: str, storag
     """
     with held_checkout() as handle:
         repro("folds", handle=handle)
-        if stale := list_stale(ids):
-            folder = lay_out(storage)
-            with driving(folder):
-                tasks = [make_task(folder, fold) for fold in list_unfinished(folder, stale)]
-                if failed := run_on_ray(tasks, address, cluster) if tasks else "":
-                    raise InputError(f"folds failed (the others went on):\n{failed}")
-                if damaged := list_unfinished(folder, stale):
-                    raise InputError(
-                        f"{folder}: results of fold {damaged[0]} are not whole; run the same command again"
-                    )
-                adopt(folder, stale)
+        for work, numbers in parts:
+            if stale := list_stale(work, numbers):
+                _run_work(work, stale, cluster, address, storage)
         repro(handle=handle)
 
 
-def make_task(folder: Path, fold: int) -> Task:
-    """Return the task that runs the stages of a fold in `folder`."""
-    words = ("-m", "pipeline", "run", "--fold", str(fold))
-    return Task(f"fold {fold}", words, folder, folder / ".resume/logs" / f"fold{fold}.log")
+def _run_work(work: Work, numbers: Sequence[int], cluster: ClusterParams, address: str, storage: Path) -> None:
+    folder = lay_out(storage, work)
+    with driving(folder):
+        tasks = [make_task(folder, work, number) for number in list_unfinished(folder, work, numbers)]
+        if failed := run_on_ray(tasks, address, cluster) if tasks else "":
+            raise InputError(f"{work.name}s failed (the others went on):\n{failed}")
+        if damaged := list_unfinished(folder, work, numbers):
+            raise InputError(f"{folder}: results of {work.name} {damaged[0]} are not whole; run the same command again")
+        adopt(folder, work, numbers)
+
+
+def make_task(folder: Path, work: Work, number: int) -> Task:
+    """Return the task that runs the stages of a fold or share in `folder`."""
+    words = ("-m", "pipeline", "run", f"--{work.name}", str(number))
+    return Task(f"{work.name} {number}", words, folder, folder / LOGS / f"{work.name}{number}.log")

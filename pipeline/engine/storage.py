@@ -1,7 +1,8 @@
-"""A folder that all machines of a cluster see: what the stages of folds need is laid out there, results come back.
+"""A folder that all machines of a cluster see: what folds or shares need is laid out there, results come back.
 
-In: a checkout in which prepared data and folds are up to date. Out: a folder for each set of inputs, named by a digest
-of them, in which any machine can run any fold (`chain.py`); and back in the checkout the results, of which DVC is told.
+In: a checkout in which the inputs of the work are up to date. Out: a folder for each set of inputs, named by a digest
+of them, in which any machine can run any number (`chain.py`); and back in the checkout the results, of which DVC is
+told.
 """
 
 import operator
@@ -17,44 +18,42 @@ from typing import Any
 
 from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
 from pipeline.engine.checkout import dvc_environment, order_lock
+from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json, write_text
-from pipeline.launch import PER_FOLD
 from pipeline.provenance import describe_environment, digest_code, fingerprint
 
 _PARAMS, _JOURNAL = Path("params.yaml"), Path(".resume/journal")
 _LAY_OUT_S = 3600.0  # in which another run copies its images
-# What the stages of folds read, beside the package's code.
-_INPUTS = (Path("dvc.yaml"), _PARAMS, Path("folds/folds.csv"), Path("data/prepared/train"))
+_ALWAYS = (Path("dvc.yaml"), _PARAMS)
 
 
-def name_folder(storage: Path) -> Path:
+def name_folder(storage: Path, work: Work) -> Path:
     """Return what the folder of `storage` for the inputs of this checkout is called; it need not be there."""
-    files = [
-        path for top in (*_INPUTS[2:], *_find_weights()) for path in (sorted(top.iterdir()) if top.is_dir() else [top])
-    ]
+    tops = (*work.inputs, *_find_weights())
+    files = [path for top in tops for path in (sorted(top.iterdir()) if top.is_dir() else [top])]
     parts = {
         "files": [(path.as_posix(), sha256_of(path)) for path in files],
-        "params": _read_params(),
-        "code": [digest_code(f"pipeline.stages.{stage}") for stage in PER_FOLD],
+        "params": _read_params(work),
+        "code": [digest_code(f"pipeline.stages.{stage}") for stage in work.stages],
         "environment": describe_environment(),
     }
     return storage.resolve() / fingerprint(parts)
 
 
-def lay_out(storage: Path) -> Path:
-    """Return the folder of `storage`, which all machines see, for what this checkout would train; made if missing.
+def lay_out(storage: Path, work: Work) -> Path:
+    """Return the folder of `storage`, which all machines see, for the work of this checkout; made if missing.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = name_folder(storage)
-    with hold(folder.with_suffix(".lock"), "another run lays the same folds out", _LAY_OUT_S):
+    folder = name_folder(storage, work)
+    with hold(folder.with_suffix(".lock"), "another run lays the same out", _LAY_OUT_S):
         if not folder.is_dir():
             with atomic_folder(folder) as partial:
                 package = Path(__file__).resolve().parents[1]
                 shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-                for path in (*_INPUTS, *_find_weights()):
+                for path in (*_ALWAYS, *work.inputs, *_find_weights()):
                     (partial / path).parent.mkdir(parents=True, exist_ok=True)
                     (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / path)
                 write_json(partial / ENVIRONMENT, describe_environment())
@@ -69,53 +68,53 @@ def _find_weights() -> list[Path]:
     return [Path(named)] if named and not Path(named).is_absolute() and Path(named).is_file() else []
 
 
-def _read_params() -> dict[str, Any]:
-    """Return the parameters that the stages of folds read, as dvc.yaml lists them, by their keys."""
+def _read_params(work: Work) -> dict[str, Any]:
+    """Return the parameters that the stages read, as dvc.yaml lists them, by their keys."""
     stages, params = read_yaml(Path("dvc.yaml"))["stages"], read_yaml(_PARAMS)
-    keys = sorted({key for stage in PER_FOLD for key in stages[stage]["params"]})
+    keys = sorted({key for stage in work.stages for key in stages[stage]["params"]})
     return {key: reduce(operator.getitem, key.split("."), params) for key in keys}
 
 
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
-    """Be the one run that hands out the folds of `folder`.
+    """Be the one run that hands out the work of `folder`.
 
     Raises:
         InputError: another is.
     """
-    with hold(folder / "driver.lock", "another run hands out these folds; wait for it, or stop it", 0.0):
+    with hold(folder / "driver.lock", "another run hands out this work; wait for it, or stop it", 0.0):
         yield
 
 
-def list_unfinished(folder: Path, ids: Sequence[int]) -> list[int]:
-    """Return the folds of which a stage is not done, or its result was damaged since."""
-    return [fold for fold in ids if not all(is_done(folder, stage, fold) for stage in read_chain(folder, fold))]
+def list_unfinished(folder: Path, work: Work, numbers: Sequence[int]) -> list[int]:
+    """Return the numbers of which a stage is not done, or its result was damaged since."""
+    return [each for each in numbers if not all(is_done(folder, stage) for stage in read_chain(folder, work, each))]
 
 
-def adopt(folder: Path, ids: Sequence[int]) -> None:
-    """Bring the results of finished folds into this checkout, and tell DVC that they are of its inputs.
+def adopt(folder: Path, work: Work, numbers: Sequence[int]) -> None:
+    """Bring the results of finished numbers into this checkout, and tell DVC that they are of its inputs.
 
     Raises:
         InputError: DVC does not take them, or this checkout's inputs have changed since they were laid out.
     """
-    if not ids:
+    if not numbers:
         return
-    if name_folder(folder.parent) != folder:
+    if name_folder(folder.parent, work) != folder:
         raise InputError(
-            f"parameters, code or images of this checkout were changed while folds were trained in {folder}; their "
-            "results stay there: undo the change, and run the same command to take them"
+            f"parameters, code or images of this checkout were changed while work was done in {folder}; its results "
+            "stay there: undo the change, and run the same command to take them"
         )
-    for fold in ids:
-        for stage in read_chain(folder, fold):
+    for number in numbers:
+        for stage in read_chain(folder, work, number):
             for out in stage.outs:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(out) as partial:
                     shutil.copyfile(folder / out, partial)
-            note = _JOURNAL / f"{stage.name}.{fold}.json"
+            note = _JOURNAL / f"{stage.name}.{number}.json"
             if (folder / note).is_file():
                 note.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / note, note)
-    names = [f"{stage}@{fold}" for fold in ids for stage in PER_FOLD]
+    names = work.targets(numbers)
     command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *names]
     if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:
         raise InputError(f"`dvc commit` of {', '.join(names)} failed; its message is above")

@@ -48,7 +48,8 @@ def main(
     path = None if params.data.solution is None else archives / params.data.solution
     solution = read_solution_of(path, split.image_ids) if path else None
     finder = load_finder(decoding, candidates, params.predict.scales, params.size, params.select)
-    found = find_nuclei(Predictions([probabilities]), split.image_ids, finder, params.housekeeping.workers)
+    predictions = Predictions(probabilities / f"{share}.npz" for share in params.data.test_shares)
+    found = find_nuclei(predictions, split.image_ids, finder, params.housekeeping.workers)
     signals_of: list[tuple[str, Signals | None]] = []
 
     def keep_signals() -> Iterator[tuple[str, NDArray[np.int32]]]:
@@ -77,7 +78,7 @@ def main(
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
     precision = metadata.get("precision")
     write_json(card, make_run_card(params, read_json(summary), expectation, lb_map, files, encoder, precision, learnt))
-    noted = read_journal(journal, folds)
+    noted = read_journal(journal, folds, params.data.test_shares)
     write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
     score = "" if lb_map is None else f", scores {lb_map:.4f}"
     print(f"{submission}: {written.count_nuclei()} nuclei in {len(split)} images, valid{score}")

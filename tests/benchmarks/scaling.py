@@ -130,7 +130,7 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs = ["--prepared", prepared, "--out", folds]
     found["folds"] = measure("-m", "pipeline.stages", "folds", *inputs, "--params", all_folds)
     inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
-    inputs += ["--sizes", ROOT / "folds" / "sizes", "--out", files["probabilities.npz"]]
+    inputs += ["--sizes", ROOT / "folds" / "sizes", "--share", "0", "--out", files["probabilities.npz"]]
     found["predict_testset"] = measure("-m", "pipeline.stages", "predict_testset", *inputs, "--params", two_folds)
     make_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]

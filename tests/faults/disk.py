@@ -100,7 +100,7 @@ def check_vanished_files(folder: Path) -> int:
         ("evaluate", "folds/unseen.csv"),
         ("submit", "folds/candidates.npz"),
         ("submit", "folds/decoding.json"),
-        ("submit", "submissions/probabilities.npz"),
+        ("submit", "submissions/probabilities/1.npz"),
     )
     for stage, name in cases:
         aside = folder / "aside"

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipeline.launch import OWNER, PER_FOLD
+from pipeline.launch import OWNER, PER_FOLD, PER_SHARE
 from tests.faults.workspace import RESULTS, clear_results, digest_results, find_leftovers, make_workspace
 
 _LONGEST_WAIT = 0.2  # before a kill, of the seconds that a whole run takes
@@ -151,21 +151,23 @@ def check_side_by_side(seed: int) -> str:
 
 
 def check_queue(folder: Path, storage: Path, wanted: dict[str, str]) -> None:
-    """Let the queue of a cluster run the folds of a run, as `template slurm` says it, and compare the results.
+    """Let the queue of a cluster run folds and test set, as `template slurm` says it, and compare the results.
 
     Raises:
         AssertionError: they are others, or DVC does not know them.
     """
-    command = [sys.executable, "-m", "pipeline", "template", "slurm", "folds", "--storage", str(storage)]
-    script = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for number in "10":
-        subprocess.run(["bash"], input=script, text=True, env=variables | {"SLURM_ARRAY_TASK_ID": number}, check=True)
+    for what in ("folds", "testset"):
+        command = [sys.executable, "-m", "pipeline", "template", "slurm", what, "--storage", str(storage)]
+        script = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+        for number in "10":
+            job = variables | {"SLURM_ARRAY_TASK_ID": number}
+            subprocess.run(["bash"], input=script, text=True, env=job, check=True)
     (folder / "log.txt").unlink()
     code = start(folder, "run", "--storage", str(storage), module="pipeline").wait()
-    compare(folder, wanted, code, "folds as jobs of a queue")
+    compare(folder, wanted, code, "folds and test set as jobs of a queue")
     log = (folder / "log.txt").read_text()
-    assert not any(f"Running stage '{stage}@" in log for stage in PER_FOLD), log
+    assert not any(f"Running stage '{stage}@" in log for stage in (*PER_FOLD, *PER_SHARE)), log
     finish(folder)
     assert "Running stage" not in (folder / "log.txt").read_text()[len(log) :]
 

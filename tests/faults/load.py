@@ -76,7 +76,7 @@ def check_many(count: int, seed: int) -> str:
             write_test_split(home / "test", number, seed)
             command = ["-m", "pipeline.stages", "predict_testset", "--prepared", str(home / "test")]
             command += ["--weights", str(run / "folds" / "weights"), "--sizes", str(run / "folds" / "sizes")]
-            command += ["--out", str(home / "probabilities.npz"), "--params", str(run / "params.yaml")]
+            command += ["--share", "0", "--out", str(home / "probabilities.npz"), "--params", str(run / "params.yaml")]
             used[number] = _measure(command)
     few, many = used[count // 5], used[count]
     # Of the store's file, pages that were read stay mapped as long as nobody else needs the memory: they do not count.

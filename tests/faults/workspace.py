@@ -28,8 +28,8 @@ RESULTS = (
     "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
     "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
     "folds/signals.csv",
-    "folds/scores.csv", "folds/cv.json", "submissions/probabilities.npz", "submissions/submission.csv",
-    "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
+    "folds/scores.csv", "folds/cv.json", "submissions/probabilities/0.npz", "submissions/probabilities/1.npz",
+    "submissions/submission.csv", "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def make_params() -> dict[str, Any]:
     content["housekeeping"] |= {"workers": 2, "score_every_epochs": 0, "checkpoint_every_s": 0.5}
     content["cluster"] |= {"cpus": 1, "memory_gib": 0.1}
     content["folds"] |= {"ids": [0, 1], "tries": 2}
+    content["data"]["test_shares"] = [0, 1]
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
     content["decode"] |= {"seed_threshold": [0.3, 0.5], "boundary_weight": [0.5]}
     content["select"] |= {"trees": 20, "min_worth": 0.0}
@@ -111,7 +112,7 @@ def digest_results(folder: Path, names: Iterable[str] = RESULTS) -> dict[str, st
 def stage_command(folder: Path, stage: str, fold: int = 0) -> list[str]:
     """Return the plain command of a stage, as dvc.yaml has it."""
     words = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][stage]["cmd"]
-    values = {"${data.dir}": "data/sample", "${item.fold}": str(fold)}
+    values = {"${data.dir}": "data/sample", "${item.fold}": str(fold), "${item.share}": "0"}
     for key, value in values.items():
         words = words.replace(key, value)
     return [sys.executable, *shlex.split(words)[1:]]

@@ -60,10 +60,11 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         unseen.write_text("settings,cluster,images,ap\n")
     signals, expected = out / "signals.csv", out / "expected.csv"
     evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, nuclei, signals, params)
-    predict_testset.main(test_split, weights, sizes, out / "probabilities.npz", params)
+    for share in params.data.test_shares:
+        predict_testset.main(test_split, weights, sizes, share, out / "probabilities" / f"{share}.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
-        archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities.npz",
+        archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities",
         decoding=decoding, candidates=candidates, scores=scores, signals=signals, known=KNOWN, summary=cv,
         weights=weights, submission=submission, expected=expected, card=card, local=out / "run.local.json",
         journal=out / "journal", params=params,
@@ -180,8 +181,23 @@ def test_how_well_sizes_were_estimated_is_reported(run: Path) -> None:
 def test_native_sizes_need_no_estimate(archives: Path, tmp_path: Path) -> None:
     run_chain(archives, tmp_path, tiny_params(size__object_diameter_px=0.0))
     assert "size_error_octaves" not in json.loads((tmp_path / "cv.json").read_text())
-    predictions = Predictions([tmp_path / "probabilities.npz"])
+    predictions = Predictions([tmp_path / "probabilities" / "0.npz"])
     assert {zoom for _, zoom in predictions.values()} == {1.0}
+
+
+def test_a_test_set_in_shares_gets_the_same_nuclei(run: Path, tmp_path: Path) -> None:
+    params, shared = tiny_params(data__test_shares=[0, 1]), tmp_path / "probabilities"
+    for share in (0, 1):
+        predict_testset.main(run / "test", run / "weights", run / "sizes", share, shared / f"{share}.npz", params)
+    packs = [shared / "0.npz", shared / "1.npz"]
+    ids = PreparedSplit.open(run / "test").image_ids
+    assert [sorted(Predictions([pack])) for pack in packs] == [ids[::2], ids[1::2]]
+    whole, parts = Predictions([run / "probabilities" / "0.npz"]), Predictions(packs)
+    for image_id in ids:
+        np.testing.assert_array_equal(parts[image_id][0], whole[image_id][0])
+        assert parts[image_id][1] == whole[image_id][1]
+    with pytest.raises(InputError, match=r"^share 2 is not one of data\.test_shares, \[0, 1\]"):
+        predict_testset.main(run / "test", run / "weights", run / "sizes", 2, shared / "2.npz", params)
 
 
 def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
@@ -217,7 +233,7 @@ def test_the_same_seed_gives_the_same_bytes(archives: Path, run: Path, tmp_path:
 def test_without_a_test_set_prediction_and_submission_are_valid_and_empty(archives: Path, tmp_path: Path) -> None:
     run_chain(archives, tmp_path, tiny_params(data__test=None))
     assert (tmp_path / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
-    assert len(Predictions([tmp_path / "probabilities.npz"])) == 0
+    assert len(Predictions([tmp_path / "probabilities" / "0.npz"])) == 0
     assert json.loads((tmp_path / "run.json").read_text())["lb_map"] is None
 
 

@@ -1,8 +1,8 @@
-"""A run on all of one machine: `dvc repro`, but for folds side by side.
+"""A run on all of one machine: `dvc repro`, but for folds, and shares of the test set, side by side.
 
 A fold's chain of stages needs nothing of other folds, so a DVC of its own brings it up to date, which locks the files
-that it reads and writes. What they bring up to date, a later DVC has nothing to do for; everything else is left to one
-DVC, before and after. In and out: the checkout that is the current folder.
+that it reads and writes; so it is with shares. What they bring up to date, a later DVC has nothing to do for; all
+else is left to one DVC, before and after. In and out: the checkout that is the current folder.
 """
 
 import shutil
@@ -13,21 +13,24 @@ from pathlib import Path
 from pipeline.engine.checkout import dvc_environment, mend, order_lock, repro_command
 from pipeline.engine.jobs import Job, read_log, run_alone, run_side_by_side
 from pipeline.engine.machine import Place
-from pipeline.engine.storage import adopt, lay_out, list_unfinished
+from pipeline.engine.storage import adopt, list_unfinished, name_folder
+from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import hold
-from pipeline.launch import PER_FOLD
+from pipeline.progress import say
 
 LOGS, _HOLD = Path(".resume/logs"), Path(".resume/run.lock")
 _GRACE_S = 45.0  # in which what an earlier run has started saves its state
 
 
-def run_folds(ids: Sequence[int], places: Sequence[Place], storage: Path | None = None) -> None:
-    """Bring the checkout up to date, the chains of its folds side by side at `places`.
+def run_on_processes(
+    parts: Sequence[tuple[Work, Sequence[int]]], places: Sequence[Place], storage: Path | None = None
+) -> None:
+    """Bring the checkout up to date, its folds side by side at `places`, and then the shares of its test set.
 
     Args:
-        ids: of the folds.
-        places: for a fold each at a time.
+        parts: what is handed out, of `list_work`.
+        places: for a fold or share each at a time.
         storage: where a cluster may have finished some (`template`); these are taken from there.
 
     Raises:
@@ -37,19 +40,37 @@ def run_folds(ids: Sequence[int], places: Sequence[Place], storage: Path | None 
     """
     with held_checkout() as handle:
         repro("folds", handle=handle)  # and what it needs
-        if storage:
-            folder = lay_out(storage)
-            finished = sorted({*ids} - {*list_unfinished(folder, ids)})
-            print(f"{len(finished)} of {len(ids)} folds are finished in {folder}", flush=True)
-            adopt(folder, finished)
         shutil.rmtree(LOGS, ignore_errors=True)
-        environment = dvc_environment()
-        jobs = [Job(f"fold {k}", _name_chain(k), LOGS / f"fold{k}.log") for k in ids]
-        failed = run_side_by_side(jobs, [{**environment, **place} for place in places], "folds", [handle])
-        order_lock()
-        if failed:
-            raise InputError("\n".join(_explain(job) for job in failed))
+        for work, numbers in parts:
+            if storage:
+                take_finished(storage, work, numbers)
+            if len(numbers) > 1:  # one alone is the last DVC's, whose lines are seen
+                _run_work(work, numbers, places, handle)
         repro(handle=handle)
+
+
+def take_finished(storage: Path, work: Work, numbers: Sequence[int]) -> None:
+    """Take what a cluster has finished of this checkout's work, and say how much that is."""
+    folder = name_folder(storage, work)
+    finished = sorted({*numbers} - {*list_unfinished(folder, work, numbers)}) if folder.is_dir() else []
+    say(f"{len(finished)} of {len(numbers)} {work.name}s are finished in {folder}")
+    adopt(folder, work, finished)
+
+
+def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handle: int) -> None:
+    environment = dvc_environment()
+    jobs = [
+        Job(
+            f"{work.name} {number}",
+            repro_command("--single-item", *work.targets([number])),
+            LOGS / f"{work.name}{number}.log",
+        )
+        for number in numbers
+    ]
+    failed = run_side_by_side(jobs, [{**environment, **place} for place in places], f"{work.name}s", [handle])
+    order_lock()
+    if failed:
+        raise InputError("\n".join(_explain(job) for job in failed))
 
 
 @contextmanager
@@ -79,11 +100,6 @@ def repro(*targets: str, handle: int, is_quiet: bool = False) -> None:
     """
     if run_alone(Job("dvc repro", repro_command(*targets), None, is_quiet), dvc_environment(), [handle]):
         raise InputError(f"`{' '.join(('dvc repro', *targets))}` failed; its message is above")
-
-
-def _name_chain(fold: int) -> tuple[str, ...]:
-    """Return the command that brings the stages of a fold up to date, in the order in which they need one another."""
-    return repro_command("--single-item", *(f"{stage}@{fold}" for stage in PER_FOLD))
 
 
 def _explain(job: Job) -> str:
