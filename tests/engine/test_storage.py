@@ -1,0 +1,97 @@
+"""The folder that machines share: a name for each set of inputs, and results that come back only to these."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.chain import is_done, read_chain
+from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished, name_folder
+from pipeline.engine.work import FOLD, SHARE
+from pipeline.errors import InputError
+from pipeline.files import sha256_of, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    folder = tmp_path / "checkout"
+    for name in ("data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for kind in ("weights", "sizes"):
+        (folder / "folds" / kind).mkdir()
+        (folder / "folds" / kind / "0.safetensors").write_text(kind)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def finish(folder: Path, fold: int) -> None:
+    """Do as if a machine had run the stages of a fold."""
+    for stage in read_chain(folder, FOLD, fold):
+        for out in stage.outs:
+            (folder / out).parent.mkdir(parents=True, exist_ok=True)
+            (folder / out).write_text(f"{stage.name} {fold}")
+        write_json(folder / stage.marker, {str(out): sha256_of(folder / out) for out in stage.outs})
+
+
+def test_what_a_machine_needs_lies_there_and_nothing_else(checkout, tmp_path):
+    folds, shares = (lay_out(tmp_path / "shared", work) for work in (FOLD, SHARE))
+    files = [{path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()} for one in (folds, shares)]
+    assert all((one / "pipeline" / "__main__.py").is_file() for one in (folds, shares))
+    own = [{name for name in names if not name.startswith("pipeline/")} for names in files]
+    always = {"dvc.yaml", "params.yaml", "environment.json"}
+    assert own[0] == always | {"data/prepared/train/images.npz", "folds/folds.csv"}
+    networks = {"folds/weights/0.safetensors", "folds/sizes/0.safetensors"}
+    assert own[1] == always | networks | {"data/prepared/test/images.npz"}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "moved"),
+    [
+        ("params.yaml", "seed: 2018", "seed: 2019", (True, False)),  # of folds and training
+        ("params.yaml", "views: identity", "views: flips", (True, True)),
+        ("params.yaml", "score_images: 8", "score_images: 9", (False, False)),  # changes no result
+        ("data/prepared/test/images.npz", "test", "another", (False, True)),
+        ("folds/folds.csv", "folds", "others", (True, False)),
+    ],
+)
+def test_other_inputs_have_another_folder(checkout, tmp_path, name, old, new, moved):
+    before = [name_folder(tmp_path, work) for work in (FOLD, SHARE)]
+    replace(checkout / name, old, new)
+    after = [name_folder(tmp_path, work) for work in (FOLD, SHARE)]
+    assert tuple(one != other for one, other in zip(before, after, strict=True)) == moved
+
+
+def test_a_fold_is_finished_once_all_of_its_results_are_whole(checkout, tmp_path):
+    folder = lay_out(tmp_path / "shared", FOLD)
+    assert list_unfinished(folder, FOLD, (0, 1)) == [0, 1]
+    finish(folder, 1)
+    assert list_unfinished(folder, FOLD, (0, 1)) == [0]
+    (folder / "folds/sizes/1.safetensors").write_text("cut")
+    assert list_unfinished(folder, FOLD, (0, 1)) == [0, 1]
+    assert [is_done(folder, stage) for stage in read_chain(folder, FOLD, 1)] == [True, False, True]
+
+
+def test_what_was_edited_meanwhile_takes_no_results(checkout, tmp_path):
+    folder = lay_out(tmp_path / "shared", FOLD)
+    finish(folder, 0)
+    replace(checkout / "params.yaml", "seed: 2018", "seed: 2019")
+    with pytest.raises(InputError, match=r"^parameters, code or images of this checkout were changed while work was"):
+        adopt(folder, FOLD, (0,))
+    assert (checkout / "folds/weights/0.safetensors").read_text() == "weights"
+
+
+def test_work_has_one_driver(checkout, tmp_path):
+    folder = lay_out(tmp_path / "shared", FOLD)
+    with driving(folder), pytest.raises(InputError, match="another run hands out this work"), driving(folder):
+        pass
