@@ -27,7 +27,7 @@ def add_commands(commands: Commands) -> None:
         default="auto",
         metavar="auto|N",
         help="processes side by side, or tasks of Ray; auto, the default, is one for each GPU, or as many as cores and "
-        "memory take; with Ray one for each shard of 64 files or less",
+        "memory take; with Ray as many as its machines have room for now",
     )
     predict.add_argument(
         "--share",
@@ -123,7 +123,7 @@ def _find_all(arguments: argparse.Namespace) -> None:
     places = [] if arguments.share else find_places(params.runtime, arguments.jobs)[: len(left)]
     if arguments.engine == "ray":
         if left:
-            _find_on_ray(arguments, split(todo, arguments.jobs or len(left)), key, params.cluster)
+            _find_on_ray(arguments, todo, key, params.cluster)
     elif len(places) > 1:
         _find_side_by_side(arguments, split(todo, len(places)), key, places)
     else:
@@ -161,18 +161,21 @@ def _find_here(
             sys.stdout.flush()
 
 
-def _find_on_ray(arguments: argparse.Namespace, shares: "Sequence[str]", key: str, cluster: "ClusterParams") -> None:
-    """Let tasks of a Ray cluster find a share each, by this very command."""
-    from pipeline.engine.ray_tasks import Task, run_on_ray
+def _find_on_ray(arguments: argparse.Namespace, todo: "Sequence[int]", key: str, cluster: "ClusterParams") -> None:
+    """Let tasks of a Ray cluster find a share each of the shards of these numbers, by this very command."""
+    from pipeline.engine.ray_tasks import Task, connected, count_room, run_on_ray
     from pipeline.errors import InputError
     from pipeline.predict.paths import MARKERS
 
     logs = (arguments.out / MARKERS).resolve()
-    tasks = [
-        Task(f"share {k}", list_words(arguments, share, key), Path.cwd(), logs / f"share{k}.log")
-        for k, share in enumerate(shares)
-    ]
-    if failed := run_on_ray(tasks, arguments.address, cluster):
+    with connected(arguments.address) as ray:
+        shares = split(todo, arguments.jobs or count_room(ray, cluster) or len(todo))
+        tasks = [
+            Task(f"share {k}", list_words(arguments, share, key), Path.cwd(), logs / f"share{k}.log")
+            for k, share in enumerate(shares)
+        ]
+        failed = run_on_ray(ray, tasks, cluster)
+    if failed:
         raise InputError(f"{failed}\nwhat was done is kept: run the same command to go on")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.engine.checkout import list_stale
 from pipeline.engine.processes import LOGS, held_checkout, repro
-from pipeline.engine.ray_tasks import Task, run_on_ray
+from pipeline.engine.ray_tasks import Task, connected, run_on_ray
 from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
@@ -43,11 +43,18 @@ def _run_work(work: Work, numbers: Sequence[int], cluster: ClusterParams, addres
     folder = lay_out(storage, work)
     with driving(folder):
         tasks = [make_task(folder, work, number) for number in list_unfinished(folder, work, numbers)]
-        if failed := run_on_ray(tasks, address, cluster) if tasks else "":
+        if failed := _run_tasks(tasks, address, cluster):
             raise InputError(f"{work.name}s failed (the others went on):\n{failed}")
         if damaged := list_unfinished(folder, work, numbers):
             raise InputError(f"{folder}: results of {work.name} {damaged[0]} are not whole; run the same command again")
         adopt(folder, work, numbers)
+
+
+def _run_tasks(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> str:
+    if not tasks:  # all were finished before; a cluster is not needed
+        return ""
+    with connected(address) as ray:
+        return run_on_ray(ray, tasks, cluster)
 
 
 def make_task(folder: Path, work: Work, number: int) -> Task:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,22 +64,46 @@ class _Try:
             self.size, self.since, self.has_begun = size, time.monotonic(), True
 
 
-def run_on_ray(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> str:
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Be a driver of the Ray cluster at `address`; yields the package `ray`.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster.
+    """
+    ray = _connect(address)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def count_room(ray: Any, cluster: ClusterParams) -> int:
+    """Return how many tasks the machines of the cluster can hold at once, as they are now."""
+    asked = {name: amount for name, amount in _ask_for(cluster).items() if amount}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        min((int(machine.get(name, 0) // amount) for name, amount in asked.items()), default=1) for machine in machines
+    )
+
+
+def _ask_for(cluster: ClusterParams) -> dict[str, float]:
+    return {"CPU": cluster.cpus, "GPU": cluster.gpus, "memory": int(cluster.memory_gib * 2**30)}
+
+
+def run_on_ray(ray: Any, tasks: Sequence[Task], cluster: ClusterParams) -> str:
     """Run all tasks, and return what those that failed said; nothing where none did.
 
     One that is lost with its machine, is killed, or writes nothing for `cluster.patience_s`, is started elsewhere, up
     to three times in all. One that ends in an error of its own is not.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster at `address`.
         KeyboardInterrupt: this process was asked to stop; the tasks have been told to.
     """
-    ray = _connect(address)
-    memory = int(cluster.memory_gib * 2**30)
-    remote = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, memory=memory, max_retries=0)(run_here)
-    asked = {"CPU": cluster.cpus, "GPU": cluster.gpus, "memory": memory}
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(machine.get(name, 0) >= amount for name, amount in asked.items()) for machine in machines):
+    asked = _ask_for(cluster)
+    options = {"num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": asked["memory"], "max_retries": 0}
+    remote = ray.remote(**options)(run_here)
+    if tasks and not count_room(ray, cluster):
         say(f"no machine of the cluster has what a task asks for ({asked}); it waits for one, or lower `cluster`")
     waiting, tries = [*tasks], Counter[str]()
     failed: list[str] = []
@@ -123,7 +148,6 @@ def run_on_ray(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> s
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
-        ray.shutdown()
     return "\n".join(failed)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.ray_tasks import Task, run_on_ray
+from pipeline.engine.ray_tasks import Task, connected, count_room, run_on_ray
 from pipeline.errors import InputError
 from pipeline.params import ClusterParams
 
@@ -33,11 +33,25 @@ def make_task(folder: Path, name: str, code: str) -> Task:
     return Task(name, ("-c", f"from pathlib import Path\nimport os, sys, time\n{code}"), folder, folder / f"{name}.log")
 
 
+def run_all(cluster, tasks: list[Task], params: ClusterParams) -> str:
+    with connected(cluster.address) as driver:
+        return run_on_ray(driver, tasks, params)
+
+
+@pytest.mark.parametrize(
+    ("asked", "room"),
+    [({"cpus": 1}, 2), ({"cpus": 0.5}, 4), ({"cpus": 2}, 0), ({"cpus": 1, "gpus": 1}, 0), ({"cpus": 0}, 3)],
+)
+def test_there_is_room_on_machines_for_whole_tasks(cluster, asked, room):
+    with connected(cluster.address) as driver:
+        assert count_room(driver, cluster_params(**asked)) == room
+
+
 def test_tasks_run_side_by_side_on_two_machines(cluster, tmp_path):
     """Each waits for the other's file."""
     code = "Path('{0}').touch()\nwhile not Path('{1}').exists(): time.sleep(0.01)\nprint('met')"
     tasks = [make_task(tmp_path, name, code.format(name, other)) for name, other in ("ab", "ba")]
-    assert run_on_ray(tasks, cluster.address, cluster_params()) == ""
+    assert run_all(cluster, tasks, cluster_params()) == ""
     assert all(task.log.read_text().splitlines()[-1] == "met" for task in tasks)
 
 
@@ -46,7 +60,7 @@ def test_an_error_of_its_own_is_not_tried_again_and_stops_no_other(cluster, tmp_
         make_task(tmp_path, "a", "Path('tries').open('a').write('x')\nsys.exit('error: mend this')"),
         make_task(tmp_path, "b", "time.sleep(1)\nPath('done').touch()"),
     ]
-    failed = run_on_ray(tasks, cluster.address, cluster_params())
+    failed = run_all(cluster, tasks, cluster_params())
     assert failed.startswith("a: ended in 1; its log, ")
     assert failed.endswith("error: mend this")
     assert (tmp_path / "tries").read_text() == "x"
@@ -57,7 +71,7 @@ def test_an_error_of_its_own_is_not_tried_again_and_stops_no_other(cluster, tmp_
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(128 + 9)"])
 def test_a_task_that_is_killed_or_whose_own_process_is_is_tried_three_times(cluster, tmp_path, end):
     task = make_task(tmp_path, "a", f"Path('tries').open('a').write('x')\n{end}")
-    failed = run_on_ray([task], cluster.address, cluster_params())
+    failed = run_all(cluster, [task], cluster_params())
     assert failed.startswith("a: killed by signal 9, as where memory runs out, the last of 3 tries; its log, ")
     assert (tmp_path / "tries").read_text() == "xxx"
 
@@ -69,7 +83,7 @@ def test_a_task_that_makes_no_step_is_started_elsewhere(cluster, tmp_path, monke
     tasks = [make_task(tmp_path, "a", hang), *(make_task(tmp_path, name, slow) for name in "bc")]
     monkeypatch.setattr("pipeline.engine.ray_tasks._REST_S", 1.0)
     begin = time.monotonic()
-    assert run_on_ray(tasks, cluster.address, cluster_params(patience_s=4.0)) == ""
+    assert run_all(cluster, tasks, cluster_params(patience_s=4.0)) == ""
     assert time.monotonic() - begin < 60
     assert tasks[0].log.read_text().count("on\n") == 2
 
@@ -87,7 +101,7 @@ def test_a_machine_that_is_lost_loses_no_task(cluster, tmp_path):
 
     thread = threading.Thread(target=lose)
     thread.start()
-    assert run_on_ray(tasks, cluster.address, cluster_params()) == ""
+    assert run_all(cluster, tasks, cluster_params()) == ""
     thread.join()
     assert all((tmp_path / f"{name}.done").exists() for name in "abc")
     assert sum(task.log.read_text().count("on ") for task in tasks) == 4
@@ -95,11 +109,11 @@ def test_a_machine_that_is_lost_loses_no_task(cluster, tmp_path):
 
 def test_a_machine_that_does_not_see_the_folder_says_so(cluster, tmp_path):
     task = Task("a", ("-c", ""), tmp_path / "nowhere", tmp_path / "a.log")
-    failed = run_on_ray([task], cluster.address, cluster_params())
+    failed = run_all(cluster, [task], cluster_params())
     assert f"does not see {tmp_path / 'nowhere'}; name a folder that all machines see" in failed
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_no_cluster_is_one_line():
     with pytest.raises(InputError, match=r"^--address 127\.0\.0\.1:1: no Ray cluster there \(.*\); `ray status`"):
-        run_on_ray([], "127.0.0.1:1", cluster_params())
+        connected("127.0.0.1:1").__enter__()

@@ -74,11 +74,11 @@ def _kill(way: str, run: "subprocess.Popen[bytes]", cluster: Any, nodes: list[An
 
 
 def _find_tasks() -> list[int]:
-    """Return the processes of Ray that run a fold: the parents of `run --fold`."""
+    """Return the processes of Ray that run a fold or share: the parents of `run --fold` and `run --share`."""
     found = []
     for process in psutil.process_iter():
         try:
-            if "--fold" in process.cmdline() and "run" in process.cmdline():
+            if {"--fold", "--share"} & {*process.cmdline()} and "run" in process.cmdline():
                 found.append(process.ppid())
         except psutil.Error:
             continue
