@@ -131,10 +131,10 @@ def _find_all(arguments: argparse.Namespace) -> None:
     if arguments.share:
         print("this share is done; the same command without --share makes the tables of all")
         return
-    outcomes = collect(shards, out)
-    print(f"{len(outcomes)} images: {out / MANIFEST}, {out / TABLE}")
-    if faults := list_faults(outcomes, len(images)):
-        raise faults
+    found, faults = collect(shards, out)
+    print(f"{found} images: {out / MANIFEST}, {out / TABLE}")
+    if faults:
+        raise list_faults(faults, len(images))
 
 
 def _find_here(

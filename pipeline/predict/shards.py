@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,12 +160,13 @@ def read_marker(shard: Shard) -> list[Outcome] | None:
 
     None where it is not done, its marker is damaged, or a result is not what was written: gone, cut, or of another run.
     """
-    if (found := _read_marker(shard)) is None:
-        return None
-    outcomes, digests = found
+    found = _read_marker(shard)
+    return found[0] if found and _is_whole(shard, *found) else None
+
+
+def _is_whole(shard: Shard, outcomes: Sequence[Outcome], digests: Mapping[str, str]) -> bool:
     paths = _list_results(shard, outcomes)
-    is_whole = all(path.is_file() and sha256_of(path) == digests.get(path.name) for path in paths)
-    return outcomes if is_whole else None
+    return all(path.is_file() and sha256_of(path) == digests.get(path.name) for path in paths)
 
 
 def is_done(shard: Shard) -> bool:
@@ -185,39 +186,54 @@ def runtime_of(shard: Shard) -> Path:
     return shard.out / MARKERS / f"{shard.key}.runtime.json"
 
 
-def collect(shards: Sequence[Shard], out: Path) -> list[Outcome]:
-    """Write the tables of the whole, and return what became of each image.
+def collect(shards: Sequence[Shard], out: Path) -> tuple[int, list[str]]:
+    """Write the tables of the whole, and return how many images there are, and the faults of those that failed.
 
     `manifest.csv` has a line for each image: file, image, status (done, failed), error, nuclei, seconds. `nuclei.csv`
-    has those of all images' own tables, in order.
+    has those of all images' own tables, in order. Of images, their names alone are in memory at once.
 
     Raises:
         InputError: a shard is not done, or two images share their results.
     """
     names: dict[str, Path] = {}
-    for each in (outcome for shard in shards if (found := _read_marker(shard)) for outcome in found[0]):
-        if names.setdefault(each.name, each.path) != each.path:
-            raise InputError(
-                f"{each.path}: its results would be named {each.name}, as those of {names[each.name]}; use another "
-                "--out"
-            )
-    markers = [read_marker(shard) for shard in shards]
-    if missing := [shard for shard, marker in zip(shards, markers, strict=True) if marker is None]:
+    missing = []
+    for shard in shards:
+        found = _read_marker(shard)
+        for each in found[0] if found else ():
+            if names.setdefault(each.name, each.path) != each.path:
+                raise InputError(
+                    f"{each.path}: its results would be named {each.name}, as those of {names[each.name]}; use another "
+                    "--out"
+                )
+        if not found or not _is_whole(shard, *found):
+            missing.append(shard)
+    if missing:
         raise InputError(
             f"{out}: {len(missing)} of {len(shards)} shards are not done, the first with {missing[0].paths[0]}; run "
             "the same command to go on"
         )
-    outcomes = [outcome for marker in markers for outcome in marker or ()]
-    header = ("file", "image", "status", "error", "nuclei", "seconds")
-    _write_table(out / MANIFEST, header, (
-        (each.path, each.name, "failed" if each.fault else "done", each.fault, each.nuclei, f"{each.seconds:.3f}")
-        for each in outcomes
-    ))  # fmt: skip
-    _write_table(out / TABLE, ("image", "label", "area_px", "row", "column"), _read_nuclei(outcomes, out))
-    return outcomes
+    faults = []
+
+    def list_images() -> Iterator[tuple[object, ...]]:
+        for each in _read_outcomes(shards):
+            if each.fault:
+                faults.append(each.fault)
+            status = "failed" if each.fault else "done"
+            yield each.path, each.name, status, each.fault, each.nuclei, f"{each.seconds:.3f}"
+
+    images = _write_table(out / MANIFEST, ("file", "image", "status", "error", "nuclei", "seconds"), list_images())
+    header = ("image", "label", "area_px", "row", "column")
+    _write_table(out / TABLE, header, _read_nuclei(_read_outcomes(shards), out))
+    return images, faults
 
 
-def _read_nuclei(outcomes: Sequence[Outcome], out: Path) -> Iterator[tuple[str, ...]]:
+def _read_outcomes(shards: Sequence[Shard]) -> Iterator[Outcome]:
+    for shard in shards:
+        if found := _read_marker(shard):
+            yield from found[0]
+
+
+def _read_nuclei(outcomes: Iterable[Outcome], out: Path) -> Iterator[tuple[str, ...]]:
     for each in outcomes:
         if not each.fault:
             with (out / f"{each.name}.nuclei.csv").open(newline="") as file:
@@ -226,20 +242,22 @@ def _read_nuclei(outcomes: Sequence[Outcome], out: Path) -> Iterator[tuple[str, 
                 yield from ((each.name, *row) for row in rows)
 
 
-def _write_table(path: Path, header: Sequence[str], rows: Iterator[Sequence[object]]) -> None:
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> int:
+    """Write a CSV, and return how many rows it has."""
+    count = 0
     with atomic_path(path) as partial, partial.open("wb") as raw:
         # A file's name may be no text.
         file = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow(row)
+            count += 1
         file.flush()
         file.detach()
+    return count
 
 
-def list_faults(outcomes: Sequence[Outcome], files: int) -> InputError | None:
-    """Return the error that names the images that failed, some of many; None where none did."""
-    faults = [each.fault for each in outcomes if each.fault]
-    if not faults:
-        return None
+def list_faults(faults: Sequence[str], files: int) -> InputError:
+    """Return the error that names the images that failed, some of many, of so many files."""
     return join_faults(faults, f"{len(faults)} images are left out; the others of {files} files are done")

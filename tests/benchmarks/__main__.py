@@ -19,7 +19,7 @@ from tests.benchmarks.harness import ROOT, Setting, describe_machine
 # In the order of the table. Each module has `run(setting) -> Report`.
 BENCHMARKS = (
     "training", "augmentation", "scoring", "decoding", "rle", "prepare", "prediction", "dvc_share", "peers",
-    "profile", "operators", "scaling", "busy", "folds",
+    "profile", "operators", "scaling", "busy", "folds", "ray",
 )  # fmt: skip
 NEED_WEIGHTS = {"peers", "profile", "scaling"}
 RESULTS = Path(__file__).with_name("results.json")

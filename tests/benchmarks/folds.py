@@ -1,20 +1,33 @@
 """Row 13: two folds side by side, each a process of one thread, against one after another.
 
-A fold is represented by steps of train=cpu in a process of its own, without what it takes to start.
+In a and b a fold is represented by steps of train=cpu in a process of its own, without what it takes to start. In c and
+d whole chains of two short folds run, by `pipeline run`, from the fold table to the last held-out prediction.
 """
 
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.compose import compose_params
+from pipeline.compose import compose_params, write_composed
 from pipeline.images.splits import PreparedSplit
 from tests.benchmarks.harness import Report, Row, Setting, format_seconds
 from tests.benchmarks.loops import our_steps
+from tests.faults.kills import finish, start
+from tests.faults.workspace import digest_results, make_workspace
 
 STEPS = 15
+CHAINS_RUNS = 2
+SHORT = (
+    "folds.ids=[0,1]", "train.epochs=2", "train.steps_per_epoch=40", "train.batch=8", "train.start_crop_px=192",
+    "runtime.threads=1", "runtime.device=cpu", "select.trees=20", "evaluate.bootstrap=100",
+    "housekeeping.score_every_epochs=0",
+)  # fmt: skip
 CASES = {"side by side": (2, 1), "one after another": (1, 1), "with two threads": (1, 2)}  # processes, threads
 
 
@@ -39,7 +52,60 @@ def run(setting: Setting) -> Report:
             format_seconds(statistics.median(ours)), format_seconds(statistics.median(theirs)),
             f"a process took up to {bytes_ / 2**30:.1f} GiB" if suffix == "a" else "",
         ))  # fmt: skip
-    return Report(rows)
+    return Report([*rows, *time_chains(min(setting.runs, CHAINS_RUNS))])
+
+
+def time_chains(runs: int) -> list[Row]:
+    """Return the rows of whole chains: as processes, and as tasks of Ray on two machines of a core each."""
+    seconds: dict[str, list[float]] = {"one after another": [], "processes": [], "tasks of Ray": []}
+    with tempfile.TemporaryDirectory() as name, started_cluster() as address:
+        folder = make_workspace(Path(name).resolve() / "checkout")
+        write_composed(folder / "params.yaml", [*SHORT, "cluster.cpus=1", "cluster.memory_gib=0.1"])
+        finish(folder, "folds")
+        cases = {
+            "one after another": ["--jobs", "1"],
+            "processes": ["--jobs", "2"],
+            "tasks of Ray": ["--engine", "ray", "--address", address, "--storage", f"{name}/shared"],
+        }
+        wanted = None
+        for _ in range(runs):
+            for case, arguments in cases.items():
+                for path in [*folder.glob("folds/*/*"), folder / "dvc.lock"]:
+                    path.unlink(missing_ok=True)
+                subprocess.run(["rm", "-rf", f"{name}/shared", str(folder / ".dvc/cache")], check=True)
+                finish(folder, "folds")
+                begin = time.time()
+                code = start(folder, "run", *arguments, module="pipeline").wait()
+                found = digest_results(folder, [f"folds/weights/{fold}.safetensors" for fold in (0, 1)])
+                wanted = wanted or found
+                assert (code, found) == (0, wanted), (folder / "log.txt").read_text()[-3000:]
+                seconds[case].append(max((folder / f"folds/oof/{fold}.npz").stat().st_mtime for fold in (0, 1)) - begin)
+    theirs = seconds.pop("one after another")
+    rows = []
+    for suffix, (case, ours) in zip("cd", seconds.items(), strict=True):
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        rows.append(Row(
+            f"13{suffix}", f"whole chains of two short folds, {case} of one thread side by side", "one after another",
+            f"{statistics.median(ratios):.2f} (ours over theirs, {min(ratios):.2f} .. {max(ratios):.2f})", "<= 0.6",
+            format_seconds(statistics.median(ours)), format_seconds(statistics.median(theirs)),
+            "the same weights, byte for byte" if suffix == "c" else "",
+        ))  # fmt: skip
+    return rows
+
+
+@contextmanager
+def started_cluster() -> Iterator[str]:
+    """Start a Ray cluster on this machine, a head without a core and two machines of one each; yield its address."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
 
 
 def time_steps(prepared: Path, processes: int, threads: int) -> tuple[float, int]:

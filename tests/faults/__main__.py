@@ -7,7 +7,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from tests.faults import atheris_readers, cluster, disk, fuzz, kills, load, oracles
+from tests.faults import atheris_readers, cluster, disk, fuzz, kills, load, oracles, volume
 
 CHECKS: dict[str, Callable[[int], str]] = {
     "kills": lambda seed: kills.check(50, seed),
@@ -20,6 +20,8 @@ CHECKS: dict[str, Callable[[int], str]] = {
     "refusals": lambda seed: oracles.check_refusals(500, seed),
     "scores": lambda seed: oracles.check_scores(1000, seed),
     "many": lambda seed: load.check_many(5000, seed),
+    "images": lambda seed: volume.check_images(20_000, seed),
+    "stage2": lambda seed: volume.check_stage2(3019, seed),
     "large": lambda seed: load.check_large(20_000, seed),
 }
 

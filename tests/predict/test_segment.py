@@ -139,14 +139,15 @@ def segment(run, paths, out):
 
 def find_all(paths, out, segmenter, housekeeping, channel=None):
     """Yield each label map's path and number of nuclei, and raise at the end what went wrong with others."""
-    outcomes = []
+    faults = []
     with progress_bar("predict", len(paths)) as bar:
         for outcome in segment_files(paths, out, segmenter, housekeeping, bar, channel):
-            outcomes.append(outcome)
-            if not outcome.fault:
+            if outcome.fault:
+                faults.append(outcome.fault)
+            else:
                 yield out / f"{outcome.name}.label_map.tif", outcome.nuclei
-    if fault := list_faults(outcomes, len(paths)):
-        raise fault
+    if faults:
+        raise list_faults(faults, len(paths))
 
 
 @pytest.mark.parametrize(("scales", "stained"), [((1.0,), False), ((0.5, 0.7, 1.0, 1.4), False), ((1.0,), True)])

@@ -110,9 +110,11 @@ def test_what_is_done_is_passed_over_and_nothing_is_loaded_for_it(run, images, t
     shards = cut_shards(images, tmp_path / "out", "key")
     assert len(find(run, shards)) == 8
     assert list(run_shards(shards, None, None, Bar())) == []
-    outcomes = collect(shards, tmp_path / "out")
-    assert [each.name for each in outcomes] == [path.stem for path in images]
-    assert [bool(each.fault) for each in outcomes] == [path.stem == "i3b" for path in images]
+    count, faults = collect(shards, tmp_path / "out")
+    assert (count, [fault.partition(":")[0] for fault in faults]) == (8, [str(tmp_path / "i3b.png")])
+    manifest = pd.read_csv(tmp_path / "out" / MANIFEST)
+    assert manifest["image"].tolist() == [path.stem for path in images]
+    assert manifest["status"].tolist() == ["failed" if path.stem == "i3b" else "done" for path in images]
     assert not list((tmp_path / "out" / MARKERS).glob("*.lock"))
 
 
@@ -161,7 +163,7 @@ def test_what_failed_for_want_of_memory_is_tried_again_and_a_file_that_is_no_ima
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.predict.segment._find_nuclei", lambda *_: np.zeros(10**14))
         assert all(each.fault for each in find(run, shards))
-    assert [each.is_lasting for each in collect(shards, tmp_path / "out")] == [path.stem == "i3b" for path in images]
+    assert [each.is_lasting for each in read_marker(shards[0])] == [path.stem == "i3b" for path in images]
     assert not is_done(shards[0])
     assert [bool(each.fault) for each in find(run, shards)] == [path.stem == "i3b" for path in images]
     assert is_done(shards[0])
@@ -214,18 +216,16 @@ def test_a_name_that_is_no_text_is_in_the_tables(run, tmp_path):
     path.write_bytes(cv2.imencode(".png", draw_nuclei(64, 64, seed=1))[1].tobytes())
     shards = cut_shards([path], tmp_path / "out", "key")
     find(run, shards)
-    (outcome,) = collect(shards, tmp_path / "out")
+    assert collect(shards, tmp_path / "out") == (1, [])
+    (outcome,) = read_marker(shards[0])
     assert outcome.path == path
     assert outcome.nuclei > 0
     assert "caf\\udce9,1," in (tmp_path / "out" / TABLE).read_text()
 
 
 def test_faults_are_counted_and_named():
-    done = shards_module.Outcome(Path("a.png"), "a", 3, "", False, 0.1)
-    failed = shards_module.Outcome(Path("b.png"), "b", None, "b.png: no PNG", True, 0.0)
-    assert list_faults([done], 1) is None
-    assert str(list_faults([done, failed], 2)) == "b.png: no PNG"
-    assert str(list_faults([done, failed, failed], 3)).startswith("2 images are left out; the others of 3 files")
+    assert str(list_faults(["b.png: no PNG"], 2)) == "b.png: no PNG"
+    assert str(list_faults(["b.png: no PNG"] * 2, 3)).startswith("2 images are left out; the others of 3 files")
 
 
 def test_other_networks_parameters_or_code_are_another_run(run, tmp_path, monkeypatch):
