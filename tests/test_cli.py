@@ -133,8 +133,8 @@ def test_predict_twice_beside_the_images_gives_the_same_files(
     assert predict() == first
     said = capsys.readouterr()
     assert "8 of 10 files are passed over" in said.err
-    assert "2 of 2 files were done before; --again does them anew" in said.out
-    again = ["--again"]
+    assert "2 of 2 files were done before; --no-resume does them anew" in said.out
+    again = ["--no-resume"]
     assert predict() == first
     assert "a.label_map.tif: 0 nuclei" in capsys.readouterr().out
 

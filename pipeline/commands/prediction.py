@@ -37,7 +37,12 @@ def add_commands(commands: Commands) -> None:
     )
     predict.add_argument("--key", help=argparse.SUPPRESS)  # of what is found, where shares are handed out
     add_engine(predict)
-    predict.add_argument("--again", action="store_true", help="find what was found before anew")
+    predict.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pass over what was found before, the default, or find it anew",
+    )
     predict.set_defaults(call=_predict)
 
 
@@ -113,13 +118,13 @@ def _find_all(arguments: argparse.Namespace) -> None:
     shards = cut_shards(images, out, key)
     numbers = range(len(shards)) if arguments.share is None else arguments.share(len(shards))
     own = [shards[number] for number in numbers]
-    if arguments.again:
+    if not arguments.resume:
         for path in [shard.marker for shard in own] + [runtime_of(shard) for shard in own if not arguments.share]:
             path.unlink(missing_ok=True)
     todo = [number for number in numbers if not is_done(shards[number])]
     left = [shards[number] for number in todo]
     if passed := sum(len(shard.paths) for shard in own) - sum(len(shard.paths) for shard in left):
-        print(f"{passed} of {len(images)} files were done before; --again does them anew")
+        print(f"{passed} of {len(images)} files were done before; --no-resume does them anew")
     places = [] if arguments.share else find_places(params.runtime, arguments.jobs)[: len(left)]
     if arguments.engine == "ray":
         if left:

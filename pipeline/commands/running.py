@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.commands.command import PARAMS, Commands, add_engine, read_count, read_jobs
+from pipeline.commands.command import PARAMS, STORAGE, Commands, add_engine, read_count, read_jobs
 from pipeline.commands.prediction import add_images, list_words
 
 
@@ -26,7 +26,8 @@ def add_commands(commands: Commands) -> None:
         "--storage",
         type=Path,
         metavar="DIR",
-        help="a folder that all machines of the cluster see; without --engine ray, what is finished there is taken",
+        help=f"a folder that all machines of a cluster see; default: {STORAGE}. Without --engine ray, what is finished "
+        "there is taken",
     )
     alone = run.add_mutually_exclusive_group()
     for name in ("fold", "share"):
@@ -42,11 +43,16 @@ def add_commands(commands: Commands) -> None:
         "template", help="print an array of jobs for the queue of a cluster: parts of `run`, or shares of `predict`"
     )
     template.add_argument("queue", choices=("slurm", "k8s"), help="Slurm's sbatch, or an Indexed Job of Kubernetes")
-    whats = template.add_subparsers(title="what", required=True, metavar="WHAT")
+    template.set_defaults(call=_print_parts, what="folds", storage=STORAGE)
+    whats = template.add_subparsers(title="what", metavar="WHAT", description="folds by default")
     for name, what in (("folds", "fold"), ("testset", "share of the test set, once all folds are done")):
         parts = whats.add_parser(name, help=f"a job for each {what}; `run --storage DIR` takes their results")
         parts.add_argument(
-            "--storage", type=Path, required=True, metavar="DIR", help="a folder that all machines of the cluster see"
+            "--storage",
+            type=Path,
+            default=STORAGE,
+            metavar="DIR",
+            help="a folder that all machines of the cluster see; default: %(default)s, where they see this checkout",
         )
         parts.set_defaults(call=_print_parts, what=name)
     shares = whats.add_parser("predict", help="a job for each share; `predict` without --share makes the tables")
@@ -71,8 +77,9 @@ def _run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--{alone[0][0].name} runs one here; leave out --engine, --storage and --jobs")
     if is_ray and arguments.jobs:
         raise InputError("--engine ray: its machines take as many folds as they have room for; leave out --jobs")
-    if is_ray and arguments.storage is None:
-        raise InputError("--engine ray: name a folder that all machines of the cluster see by --storage")
+    storage: Path = arguments.storage or STORAGE
+    if arguments.storage and not is_ray and not storage.is_dir():
+        raise InputError(f"--storage {storage}: no such folder; name the one that `template` was given")
     stop_on_request()
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
@@ -80,9 +87,9 @@ def _run(arguments: argparse.Namespace) -> None:
         for work, number in alone:
             sys.exit(run_chain(work, number))
         if is_ray:
-            run_on_cluster(parts, params.cluster, arguments.address, arguments.storage)
+            run_on_cluster(parts, params.cluster, arguments.address, storage)
         else:
-            run_on_processes(parts, find_places(params.runtime, arguments.jobs), arguments.storage)
+            run_on_processes(parts, find_places(params.runtime, arguments.jobs), storage if storage.is_dir() else None)
 
 
 def _print_parts(arguments: argparse.Namespace) -> None:

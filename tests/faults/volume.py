@@ -76,8 +76,10 @@ def check_images(count: int, seed: int) -> str:
         once = {"predict__scales": (1.0,), "predict__views": "identity", "size__object_diameter_px": 0.0}
         run = lay_out_run(home / "run", seed, runtime__threads=1, **once)
         _write_images(home / "images", count, seed)
+        begin = time.monotonic()
         alone = _start(home, run, "alone", 1)
         assert alone.wait() == 0, _tail(home)
+        alone_s = time.monotonic() - begin
 
         begin = time.monotonic()
         killed = _start(home, run, "out", 2)
@@ -101,12 +103,15 @@ def check_images(count: int, seed: int) -> str:
         manifest = pd.read_csv(home / "out" / MANIFEST)
         assert (len(manifest), {*manifest["status"]}) == (count, {"done"})
         assert manifest["nuclei"].sum() > count / 4, manifest["nuclei"].sum()
+        read, (written, files) = _measure_folder(home / "images")[0], _measure_folder(home / "alone")
+        shards = _count_done(home / "alone")
     early, late = watch.most_of_one(rest_s / 4), watch.most_of_one()
     assert late <= _LEVEL[0] * early + _LEVEL[1], f"{late / 2**20:.0f} MiB, {early / 2**20:.0f} in the first quarter"
     return (
         f"{count} images of {_SIDE_PX} px, two processes: killed after {before} shards and {until_kill_s:.0f} s, the "
         f"rest in {rest_s:.0f} s, to the table of one process; a process took {late / 2**20:.0f} MiB at its most, "
-        f"{early / 2**20:.0f} in its first quarter"
+        f"{early / 2**20:.0f} in its first quarter; one process took {alone_s:.0f} s, read "
+        f"{read / 2**20:.0f} MiB and wrote {written / 2**20:.0f} MiB in {files} files, {shards} shards"
     )
 
 
@@ -114,6 +119,12 @@ def _write_images(folder: Path, count: int, seed: int) -> None:
     folder.mkdir()
     for number in range(count):
         cv2.imwrite(str(folder / f"{number:06d}.png"), draw_nuclei(_SIDE_PX, _SIDE_PX, seed + number))
+
+
+def _measure_folder(folder: Path) -> tuple[int, int]:
+    """Return the bytes and the number of the files in a folder and below."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(sizes), len(sizes)
 
 
 def _start(home: Path, run: Path, out: str, jobs: int) -> "subprocess.Popen[bytes]":
