@@ -145,26 +145,26 @@ def check_side_by_side(seed: int) -> str:
         assert codes[0] == 0, codes
         assert digest_results(folder, wanted) == wanted
         clear_results(folder)
-        check_queue(folder, Path(name).resolve() / "shared", wanted)
+        check_queue(folder, wanted)
     second = "waited for the first" if codes[1] == 0 else "was refused"
     return f"two folds side by side, killed once, then two runs at once (the second {second}): the same bit for bit"
 
 
-def check_queue(folder: Path, storage: Path, wanted: dict[str, str]) -> None:
+def check_queue(folder: Path, wanted: dict[str, str]) -> None:
     """Let the queue of a cluster run folds and test set, as `template slurm` says it, and compare the results.
 
     Raises:
         AssertionError: they are others, or DVC does not know them.
     """
     variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for what in ("folds", "testset"):
-        command = [sys.executable, "-m", "pipeline", "template", "slurm", what, "--storage", str(storage)]
+    for what in ([], ["testset"]):  # folds, where nothing is named
+        command = [sys.executable, "-m", "pipeline", "template", "slurm", *what]
         script = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
         for number in "10":
             job = variables | {"SLURM_ARRAY_TASK_ID": number}
             subprocess.run(["bash"], input=script, text=True, env=job, check=True)
     (folder / "log.txt").unlink()
-    code = start(folder, "run", "--storage", str(storage), module="pipeline").wait()
+    code = start(folder, "run", module="pipeline").wait()
     compare(folder, wanted, code, "folds and test set as jobs of a queue")
     log = (folder / "log.txt").read_text()
     assert not any(f"Running stage '{stage}@" in log for stage in (*PER_FOLD, *PER_SHARE)), log
