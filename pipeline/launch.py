@@ -67,13 +67,16 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
             write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
 
 
-def wait_asleep() -> None:
-    """Let the threads that torch and scikit-learn start wait for one another asleep; call it before they are loaded.
+def settle_threads() -> None:
+    """Settle what libraries would read of threads and kernels in the environment; call it before they are loaded.
 
-    By default they wait in a loop that takes their core from the very thread that they wait for, where another process
-    takes its share of the cores: `make bench only=busy` measures what that costs. No result depends on it.
+    Threads wait for one another asleep. By default they wait in a loop that takes their core from the very thread that
+    they wait for, where another process takes its share of the cores: `make bench only=busy` measures what that costs.
+    Sums of numpy are made by one thread, whatever the cores, and kernels are chosen by the machine alone.
     """
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+    for name in ("GOMP_SPINCOUNT", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        os.environ.pop(name, None)
 
 
 def stop_on_request() -> None:

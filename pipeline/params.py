@@ -169,7 +169,8 @@ class ClusterParams(Section):
     cpus: NotNegative
     gpus: NotNegative
     memory_gib: NotNegative
-    patience_s: Positive  # a task that has made no step for so long is started elsewhere
+    patience_s: Positive  # a task that has made no step for so long is started again
+    rest_s: NotNegative  # from a task that was lost to the next try: by then its files are let go of
 
 
 class SizeParams(Section):

@@ -287,10 +287,10 @@ def test_summary_says_what_there_is(finished: Path, capsys: pytest.CaptureFixtur
     words = capsys.readouterr().out
     assert "expected on the test set: 0.400 (0.300 .. 0.500)" in words
     assert "submission.csv" in words
-    assert "made in" not in words
+    assert "stages took" not in words
     write_local_card(finished / "submissions")
     main(["summary"])
-    assert "made in 10 min on cpu, at revision abc" in capsys.readouterr().out
+    assert "stages took 10 min on cpu, at revision abc" in capsys.readouterr().out
 
 
 def test_the_score_of_an_upload_reaches_card_and_ledger(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

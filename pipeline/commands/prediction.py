@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.predict.shards import Shard
 
 
+_LONGEST = 100_000  # characters of an argument; Linux takes 131,071
+
+
 def add_commands(commands: Commands) -> None:
     """Add the parsers of these commands."""
     predict = commands.add_parser("predict", help="find the nuclei in images of your own")
@@ -68,9 +71,13 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def split(numbers: "Sequence[int]", shares: int) -> list[str]:
-    """Return so many shares of the shards of these numbers, none of them empty, as --share takes them."""
-    parts = [numbers[k::shares] for k in range(min(shares, len(numbers)))]
-    return [",".join(map(str, part)) for part in parts]
+    """Return so many shares of the shards of these numbers, none of them empty, as --share takes them.
+
+    Where a list would be too long for a command line, they are shares of all shards: what is done is passed over.
+    """
+    shares = min(shares, len(numbers))
+    parts = [",".join(map(str, numbers[k::shares])) for k in range(shares)]
+    return parts if max(map(len, parts), default=0) < _LONGEST else [f"{k}/{shares}" for k in range(shares)]
 
 
 def list_words(arguments: argparse.Namespace, share: str, key: str | None = None) -> tuple[str, ...]:
@@ -83,13 +90,14 @@ def list_words(arguments: argparse.Namespace, share: str, key: str | None = None
 
 def _predict(arguments: argparse.Namespace) -> None:
     from pipeline.errors import InputError, one_line_errors
-    from pipeline.launch import stop_on_request, wait_asleep
+    from pipeline.launch import settle_threads, stop_on_request
 
     if arguments.share and arguments.engine == "ray":
         raise InputError("--share is what a task of --engine ray is given; leave one of them out")
-    wait_asleep()  # before anything loads torch
+    settle_threads()  # before anything loads torch
     stop_on_request()
-    with one_line_errors("stopped; what was done is kept: run the same command to go on"):
+    same = "the same command" if arguments.resume else "the command without --no-resume"
+    with one_line_errors(f"stopped; what was done is kept: run {same} to go on"):
         _find_all(arguments)
 
 
@@ -98,9 +106,8 @@ def _find_all(arguments: argparse.Namespace) -> None:
     from pipeline.errors import InputError
     from pipeline.params import load_params
     from pipeline.predict.paths import MANIFEST, TABLE, check_out, check_run, choose_images, list_images
-    from pipeline.predict.segment import fingerprint_run, load_segmenter
+    from pipeline.predict.segment import load_segmenter
     from pipeline.predict.shards import collect, cut_shards, is_done, list_faults, runtime_of
-    from pipeline.provenance import fingerprint
 
     folds, out = arguments.run / FOLDS, arguments.out
     check_run(folds)
@@ -108,8 +115,7 @@ def _find_all(arguments: argparse.Namespace) -> None:
     check_out(out)
     params = load_params(arguments.run / PARAMS)
     run = folds, params.folds.ids, params.recipe, params.predict, params.select
-    options = {"channel": arguments.channel, "most": params.housekeeping.predict_max_pixels}
-    key = fingerprint({"run": fingerprint_run(*run), **options})
+    key = find_key(arguments)
     if arguments.key not in (None, key):
         raise InputError(
             f"{platform.node()}: networks, parameters, code or packages are others than where these shares were "
@@ -121,7 +127,8 @@ def _find_all(arguments: argparse.Namespace) -> None:
     if not arguments.resume:
         for path in [shard.marker for shard in own] + [runtime_of(shard) for shard in own if not arguments.share]:
             path.unlink(missing_ok=True)
-    todo = [number for number in numbers if not is_done(shards[number])]
+    # Of a share, what is done is passed over on the way, which the bar shows.
+    todo = [number for number in numbers if arguments.share or not is_done(shards[number])]
     left = [shards[number] for number in todo]
     if passed := sum(len(shard.paths) for shard in own) - sum(len(shard.paths) for shard in left):
         print(f"{passed} of {len(images)} files were done before; --no-resume does them anew")
@@ -140,6 +147,18 @@ def _find_all(arguments: argparse.Namespace) -> None:
     print(f"{found} images: {out / MANIFEST}, {out / TABLE}")
     if faults:
         raise list_faults(faults, len(images))
+
+
+def find_key(arguments: argparse.Namespace) -> str:
+    """Return a fingerprint of all that decides what the command finds in an image."""
+    from pipeline.params import load_params
+    from pipeline.predict.segment import fingerprint_run
+    from pipeline.provenance import fingerprint
+
+    params = load_params(arguments.run / PARAMS)
+    run = arguments.run / FOLDS, params.folds.ids, params.recipe, params.predict, params.select
+    options = {"channel": arguments.channel, "most": params.housekeeping.predict_max_pixels}
+    return fingerprint({"run": fingerprint_run(*run), **options})
 
 
 def _find_here(

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.commands.command import PARAMS, STORAGE, Commands, add_engine, read_count, read_jobs
-from pipeline.commands.prediction import add_images, list_words
+from pipeline.commands.command import FOLDS, PARAMS, STORAGE, Commands, add_engine, read_count, read_jobs
+from pipeline.commands.prediction import add_images, find_key, list_words
 
 
 def add_commands(commands: Commands) -> None:
@@ -116,7 +116,10 @@ def _print_parts(arguments: argparse.Namespace) -> None:
 def _print_shares(arguments: argparse.Namespace) -> None:
     from pipeline.engine.templates import WRITERS, Array
     from pipeline.params import load_params
+    from pipeline.predict.paths import check_run
 
-    words = ["python", *list_words(arguments, f"{{index}}/{arguments.shares}")]
+    check_run(arguments.run / FOLDS)
+    params = load_params(arguments.run / PARAMS)
+    words = ["python", *list_words(arguments, f"{{index}}/{arguments.shares}", find_key(arguments))]
     array = Array("nuclei-predict", arguments.shares, words, Path.cwd())
-    print(WRITERS[arguments.queue](array, load_params(arguments.run / PARAMS).cluster), end="")
+    print(WRITERS[arguments.queue](array, params.cluster), end="")

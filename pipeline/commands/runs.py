@@ -64,7 +64,7 @@ def _summary(_: argparse.Namespace) -> None:
     )
     if card["wall_s"] is not None:
         revision = "" if card["revision"] is None else f", at revision {card['revision']}"
-        print(f"made in {card['wall_s'] / 60:.0f} min on {card['device']}{revision}")
+        print(f"stages took {card['wall_s'] / 60:.0f} min on {card['device']}{revision}")
     print(f"submission: {SUBMISSIONS / 'submission.csv'}\nreport:     {SUBMISSIONS / 'report.html'}")
 
 

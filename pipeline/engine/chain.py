@@ -4,6 +4,7 @@ In: a folder that holds what `storage.lay_out` puts there. Out: the results of t
 a marker for each stage that is done, with the digests of its results. A stage that is done is not run again.
 """
 
+import json
 import os
 import platform
 import re
@@ -119,14 +120,13 @@ def find_runtime() -> dict[str, str]:
         InputError: there is no such device.
     """
     code = (
-        "from pathlib import Path\nimport torch\nfrom pipeline.params import load_params\n"
-        "from pipeline.unet.runtime import select_device, select_precision\n"
-        "runtime = load_params(Path('params.yaml')).runtime\ndevice = select_device(runtime.device)\n"
-        "kind = torch.cuda.get_device_name() if device.type == 'cuda' else torch.backends.cpu.get_cpu_capability()\n"
-        "print(device.type, select_precision(runtime.precision, device), kind)"
+        "import json\nfrom pathlib import Path\nfrom pipeline.launch import settle_threads\nsettle_threads()\n"
+        "from pipeline.params import load_params\nfrom pipeline.unet.kind import describe_kind\n"
+        "from pipeline.unet.runtime import start_runtime\n"
+        "print(json.dumps(describe_kind(start_runtime(load_params(Path('params.yaml')).runtime))))"
     )
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if asked.returncode:
         raise InputError(f"{platform.node()}: no place to run networks: {shorten(asked.stderr[-200:])}")
-    device, precision, kind = asked.stdout.strip().split(maxsplit=2)
-    return {"device": device, "precision": precision, "kind": kind}
+    found: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])  # behind what it warns of
+    return found

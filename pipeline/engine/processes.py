@@ -5,12 +5,12 @@ that it reads and writes; so it is with shares. What they bring up to date, a la
 else is left to one DVC, before and after. In and out: the checkout that is the current folder.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.engine.checkout import dvc_environment, mend, order_lock, repro_command
+from pipeline.engine.chain import RUNTIME, find_runtime
+from pipeline.engine.checkout import dvc_environment, list_stale, mend, order_lock, repro_command
 from pipeline.engine.jobs import Job, read_log, run_alone, run_side_by_side
 from pipeline.engine.machine import Place
 from pipeline.engine.storage import adopt, list_unfinished, name_folder
@@ -18,6 +18,7 @@ from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import hold
 from pipeline.progress import say
+from pipeline.provenance import check_runtime
 
 LOGS, _HOLD = Path(".resume/logs"), Path(".resume/run.lock")
 _GRACE_S = 45.0  # in which what an earlier run has started saves its state
@@ -40,21 +41,29 @@ def run_on_processes(
     """
     with held_checkout() as handle:
         repro("folds", handle=handle)  # and what it needs
-        shutil.rmtree(LOGS, ignore_errors=True)
         for work, numbers in parts:
-            if storage:
-                take_finished(storage, work, numbers)
-            if len(numbers) > 1:  # one alone is the last DVC's, whose lines are seen
-                _run_work(work, numbers, places, handle)
+            stale = list_stale(work, numbers)
+            if storage and stale:
+                stale = take_finished(storage, work, stale)
+            if len(stale) > 1:  # one alone is the last DVC's, whose lines are seen
+                _run_work(work, stale, places, handle)
         repro(handle=handle)
 
 
-def take_finished(storage: Path, work: Work, numbers: Sequence[int]) -> None:
-    """Take what a cluster has finished of this checkout's work, and say how much that is."""
+def take_finished(storage: Path, work: Work, numbers: Sequence[int]) -> list[int]:
+    """Take what a cluster has finished of this checkout's work, say how much that is, and return the other numbers.
+
+    Raises:
+        InputError: there are others, and this machine is of another kind than those that finished some.
+    """
     folder = name_folder(storage, work)
-    finished = sorted({*numbers} - {*list_unfinished(folder, work, numbers)}) if folder.is_dir() else []
+    unfinished = list_unfinished(folder, work, numbers) if folder.is_dir() else [*numbers]
+    finished = [number for number in numbers if number not in unfinished]
     say(f"{len(finished)} of {len(numbers)} {work.name}s are finished in {folder}")
+    if finished and unfinished and (folder / RUNTIME).is_file():
+        check_runtime(folder / RUNTIME, find_runtime())
     adopt(folder, work, finished)
+    return unfinished
 
 
 def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handle: int) -> None:

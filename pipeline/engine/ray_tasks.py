@@ -28,7 +28,6 @@ _LOOK_S = 1.0
 _LINES_S = 30.0  # between two lines about a task
 _MOST_TRIES = 3
 _CONNECT_S = 10.0
-_REST_S = 75.0  # by then the processes of a task that was given up have ended, and let go of their files
 _KILLED = 128  # as a shell counts it, a command that signal n ended has the status 128 + n
 
 
@@ -40,7 +39,7 @@ class Task:
         name: what lines are headed by.
         words: the arguments of Python.
         folder: in which it runs; all machines see it.
-        log: the file that it writes to, behind what is there. It grows for as long as the task gets on.
+        log: the file that all its tries write to. It grows for as long as the task gets on.
     """
 
     name: str
@@ -94,8 +93,8 @@ def _ask_for(cluster: ClusterParams) -> dict[str, float]:
 def run_on_ray(ray: Any, tasks: Sequence[Task], cluster: ClusterParams) -> str:
     """Run all tasks, and return what those that failed said; nothing where none did.
 
-    One that is lost with its machine, is killed, or writes nothing for `cluster.patience_s`, is started elsewhere, up
-    to three times in all. One that ends in an error of its own is not.
+    One that is lost with its machine, is killed, or writes nothing for `cluster.patience_s`, is started again, up to
+    three times in all. One that ends in an error of its own is not.
 
     Raises:
         KeyboardInterrupt: this process was asked to stop; the tasks have been told to.
@@ -114,6 +113,8 @@ def run_on_ray(ray: Any, tasks: Sequence[Task], cluster: ClusterParams) -> str:
         while waiting or running:
             for task in [task for task in waiting if ready.get(task.name, 0.0) <= time.monotonic()]:
                 waiting.remove(task)
+                if not tries[task.name]:
+                    task.log.unlink(missing_ok=True)  # of an earlier run
                 tries[task.name] += 1
                 reference = remote.remote(task.words, str(task.folder), str(task.log))
                 running[reference] = _Try(task, _size(task.log), time.monotonic())
@@ -135,7 +136,7 @@ def run_on_ray(ray: Any, tasks: Sequence[Task], cluster: ClusterParams) -> str:
                 say(f"{one.task.name}: {fault or 'done'}")
                 if is_lost and tries[one.task.name] < _MOST_TRIES:
                     waiting.append(one.task)
-                    ready[one.task.name] = time.monotonic() + (_REST_S if is_stuck else 0.0)
+                    ready[one.task.name] = time.monotonic() + cluster.rest_s
                 elif fault:
                     often = f", the last of {_MOST_TRIES} tries" if is_lost else ""
                     failed.append(
@@ -197,6 +198,11 @@ def run_here(words: Sequence[str], folder: str, log: str) -> int:
         file.write(f"on {platform.node()}:\n".encode())
         file.flush()
         environment = {**os.environ, OWNER: str(os.getpid())}
+        for name in (
+            "TQDM_DISABLE",
+            "PYTHONSAFEPATH",
+        ):  # bars are what shows that it gets on; its code is in the folder
+            environment.pop(name, None)
         process = subprocess.Popen(
             [sys.executable, *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
         )

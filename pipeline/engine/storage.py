@@ -20,21 +20,21 @@ from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
 from pipeline.engine.checkout import dvc_environment, order_lock
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json, write_text
+from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json
 from pipeline.provenance import describe_environment, digest_code, fingerprint
 
-_PARAMS, _JOURNAL = Path("params.yaml"), Path(".resume/journal")
+_STAGES, _PARAMS, _JOURNAL = Path("dvc.yaml"), Path("params.yaml"), Path(".resume/journal")
 _LAY_OUT_S = 3600.0  # in which another run copies its images
-_ALWAYS = (Path("dvc.yaml"), _PARAMS)
 
 
 def name_folder(storage: Path, work: Work) -> Path:
     """Return what the folder of `storage` for the inputs of this checkout is called; it need not be there."""
-    tops = (*work.inputs, *_find_weights())
+    tops, stages = (*work.inputs, *_find_weights()), read_yaml(_STAGES)["stages"]
     files = [path for top in tops for path in (sorted(top.iterdir()) if top.is_dir() else [top])]
     parts = {
         "files": [(path.as_posix(), sha256_of(path)) for path in files],
         "params": _read_params(work),
+        "stages": {name: [stages[name][key] for key in ("cmd", "outs")] for name in work.stages},
         "code": [digest_code(f"pipeline.stages.{stage}") for stage in work.stages],
         "environment": describe_environment(),
     }
@@ -51,15 +51,25 @@ def lay_out(storage: Path, work: Work) -> Path:
     with hold(folder.with_suffix(".lock"), "another run lays the same out", _LAY_OUT_S):
         if not folder.is_dir():
             with atomic_folder(folder) as partial:
-                package = Path(__file__).resolve().parents[1]
-                shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-                for path in (*_ALWAYS, *work.inputs, *_find_weights()):
+                for path in (*work.inputs, *_find_weights()):
                     (partial / path).parent.mkdir(parents=True, exist_ok=True)
                     (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / path)
                 write_json(partial / ENVIRONMENT, describe_environment())
-        # What changes no result changes no name: `housekeeping` is as it is here.
-        write_text(folder / _PARAMS, _PARAMS.read_text())
+        # What changes no result changes no name: `housekeeping`, and the code that starts stages, are as they are here.
+        package = Path(__file__).resolve().parents[1]
+        for path in sorted(path for path in package.rglob("*") if path.is_file() and path.parent.name != "__pycache__"):
+            _copy_changed(path, folder / package.name / path.relative_to(package))
+        for path in (_STAGES, _PARAMS):
+            _copy_changed(path, folder / path)
     return folder
+
+
+def _copy_changed(path: Path, copy: Path) -> None:
+    content = path.read_bytes()
+    if not copy.is_file() or copy.read_bytes() != content:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(copy) as partial:
+            partial.write_bytes(content)
 
 
 def _find_weights() -> list[Path]:
@@ -70,7 +80,7 @@ def _find_weights() -> list[Path]:
 
 def _read_params(work: Work) -> dict[str, Any]:
     """Return the parameters that the stages read, as dvc.yaml lists them, by their keys."""
-    stages, params = read_yaml(Path("dvc.yaml"))["stages"], read_yaml(_PARAMS)
+    stages, params = read_yaml(_STAGES)["stages"], read_yaml(_PARAMS)
     keys = sorted({key for stage in work.stages for key in stages[stage]["params"]})
     return {key: reduce(operator.getitem, key.split("."), params) for key in keys}
 

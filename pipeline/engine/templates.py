@@ -37,7 +37,7 @@ def write_slurm(array: Array, cluster: ClusterParams) -> str:
 #SBATCH --job-name={array.name}
 #SBATCH --array=0-{array.count - 1}
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task={max(1, round(cluster.cpus))}
+#SBATCH --cpus-per-task={max(1, math.ceil(cluster.cpus))}
 {asked}#SBATCH --requeue
 set -euo pipefail
 cd {shlex.quote(str(array.folder))}

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, hold, sha256_of
 from pipeline.params import HousekeepingParams
@@ -27,7 +25,7 @@ from pipeline.predict.results import WRITERS
 from pipeline.predict.segment import Segmenter, segment_files
 from pipeline.progress import Bar
 from pipeline.provenance import check_runtime, fingerprint
-from pipeline.unet.runtime import Runtime
+from pipeline.unet.kind import describe_kind
 
 _MOST_FILES, _MOST_BYTES = 64, 2**26  # of a shard
 _MEAN_FILES = 32
@@ -120,7 +118,7 @@ def run_shards(
                 continue
             if segmenter is None:
                 segmenter = load()
-                check_runtime(runtime_of(shard), _describe(segmenter.runtime))
+                check_runtime(runtime_of(shard), describe_kind(segmenter.runtime))
             outcomes = []
             for outcome in segment_files(shard.paths, shard.out, segmenter, housekeeping, bar, channel):
                 outcomes.append(outcome)
@@ -173,12 +171,6 @@ def is_done(shard: Shard) -> bool:
     """Return whether there is nothing left to do: what did not fail by its file alone is tried again."""
     outcomes = read_marker(shard)
     return outcomes is not None and not any(each.fault and not each.is_lasting for each in outcomes)
-
-
-def _describe(runtime: Runtime) -> dict[str, str]:
-    is_cuda = runtime.device.type == "cuda"
-    kind = torch.cuda.get_device_name() if is_cuda else torch.backends.cpu.get_cpu_capability()
-    return {"device": runtime.device.type, "precision": runtime.precision, "kind": kind}
 
 
 def runtime_of(shard: Shard) -> Path:

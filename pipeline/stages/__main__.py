@@ -4,7 +4,7 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.launch import run, wait_asleep
+from pipeline.launch import run, settle_threads
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
@@ -13,5 +13,5 @@ if __name__ == "__main__":
     parser.add_argument("stage", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the stage's own; NAME --help")
     parsed = parser.parse_args()
-    wait_asleep()
+    settle_threads()
     run(import_module(f"pipeline.stages.{parsed.stage}").main, parsed.arguments)

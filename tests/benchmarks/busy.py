@@ -106,9 +106,9 @@ def main() -> None:
     parser.add_argument("--asleep", action="store_true")
     arguments = parser.parse_args()
     if arguments.asleep:
-        from pipeline.launch import wait_asleep
+        from pipeline.launch import settle_threads
 
-        wait_asleep()
+        settle_threads()
     work = WORKS[arguments.work](arguments.prepared)
     work()
     begin = time.perf_counter()

@@ -5,6 +5,7 @@ d whole chains of two short folds run, by `pipeline run`, from the fold table to
 """
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pipeline.images.splits import PreparedSplit
 from tests.benchmarks.harness import Report, Row, Setting, format_seconds
 from tests.benchmarks.loops import our_steps
 from tests.faults.kills import finish, start
-from tests.faults.workspace import digest_results, make_workspace
+from tests.faults.workspace import clear_results, digest_results, make_workspace
 
 STEPS = 15
 CHAINS_RUNS = 2
@@ -70,9 +71,8 @@ def time_chains(runs: int) -> list[Row]:
         wanted = None
         for _ in range(runs):
             for case, arguments in cases.items():
-                for path in [*folder.glob("folds/*/*"), folder / "dvc.lock"]:
-                    path.unlink(missing_ok=True)
-                subprocess.run(["rm", "-rf", f"{name}/shared", str(folder / ".dvc/cache")], check=True)
+                clear_results(folder)
+                shutil.rmtree(f"{name}/shared", ignore_errors=True)
                 finish(folder, "folds")
                 begin = time.time()
                 code = start(folder, "run", *arguments, module="pipeline").wait()

@@ -24,7 +24,7 @@ def make_array(tmp_path):
 
 
 def cluster(**changes: float) -> ClusterParams:
-    return ClusterParams(**{"cpus": 2, "gpus": 0, "memory_gib": 4, "patience_s": 60.0} | changes)
+    return ClusterParams(**{"cpus": 2, "gpus": 0, "memory_gib": 4, "patience_s": 60.0, "rest_s": 1.0} | changes)
 
 
 def run_by_shell(text: str, folder: Path, **variables: str) -> list[str]:

@@ -76,7 +76,7 @@ def _kill(way: str, run: "subprocess.Popen[bytes]", cluster: Any, nodes: list[An
 def _find_tasks() -> list[int]:
     """Return the processes of Ray that run a fold or share: the parents of `run --fold` and `run --share`."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         try:
             if {"--fold", "--share"} & {*process.cmdline()} and "run" in process.cmdline():
                 found.append(process.ppid())

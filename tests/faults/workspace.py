@@ -60,7 +60,7 @@ def make_params() -> dict[str, Any]:
     }  # fmt: skip
     content["runtime"] |= {"device": "cpu", "threads": 1}
     content["housekeeping"] |= {"workers": 2, "score_every_epochs": 0, "checkpoint_every_s": 0.5}
-    content["cluster"] |= {"cpus": 1, "memory_gib": 0.1}
+    content["cluster"] |= {"cpus": 1, "memory_gib": 0.1, "rest_s": 5.0}
     content["folds"] |= {"ids": [0, 1], "tries": 2}
     content["data"]["test_shares"] = [0, 1]
     content["predict"] |= {"views": "flips", "tile_px": 128, "overlap_px": 16}
