@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.files import write_json
-from pipeline.launch import Journal, read_journal, run
+from pipeline.launch import Journal, read_journal, run, settle_threads
 from pipeline.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,6 +195,14 @@ def test_an_entry_that_is_damaged_is_left_out(tmp_path, damage):
     write_json(tmp_path / "prepare.json", {"seconds": 2.0})
     (tmp_path / "train.0.json").write_text(damage)
     assert read_journal(tmp_path, [0], [0]) == Journal(2.0, {})
+
+
+def test_the_environment_decides_no_kernel(monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_NUM_THREADS": "7", "GOMP_SPINCOUNT": "9"}
+    settle_threads()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["OPENBLAS_NUM_THREADS"]) == ("PASSIVE", "1")
+    assert not {"ONEDNN_MAX_CPU_ISA", "GOMP_SPINCOUNT"} & os.environ.keys()
 
 
 def test_where_nothing_was_noted_nothing_is_known(tmp_path):

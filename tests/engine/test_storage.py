@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.chain import is_done, read_chain
+from pipeline.engine import processes
+from pipeline.engine.chain import RUNTIME, is_done, read_chain
 from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished, name_folder
 from pipeline.engine.work import FOLD, SHARE
 from pipeline.errors import InputError
@@ -61,6 +62,7 @@ def test_what_a_machine_needs_lies_there_and_nothing_else(checkout, tmp_path):
         ("params.yaml", "seed: 2018", "seed: 2019", (True, False)),  # of folds and training
         ("params.yaml", "views: identity", "views: flips", (True, True)),
         ("params.yaml", "score_images: 8", "score_images: 9", (False, False)),  # changes no result
+        ("dvc.yaml", "pipeline.stages train", "pipeline.stages  train", (True, False)),
         ("data/prepared/test/images.npz", "test", "another", (False, True)),
         ("folds/folds.csv", "folds", "others", (True, False)),
     ],
@@ -70,6 +72,32 @@ def test_other_inputs_have_another_folder(checkout, tmp_path, name, old, new, mo
     replace(checkout / name, old, new)
     after = [name_folder(tmp_path, work) for work in (FOLD, SHARE)]
     assert tuple(one != other for one, other in zip(before, after, strict=True)) == moved
+
+
+def test_what_changes_no_result_is_kept_up_to_date(checkout, tmp_path):
+    folder = lay_out(tmp_path / "shared", FOLD)
+    (folder / "pipeline" / "launch.py").write_text("old")
+    replace(checkout / "params.yaml", "score_images: 8", "score_images: 9")
+    assert lay_out(tmp_path / "shared", FOLD) == folder
+    assert (folder / "pipeline" / "launch.py").read_bytes() == (ROOT / "pipeline" / "launch.py").read_bytes()
+    assert "score_images: 9" in (folder / "params.yaml").read_text()
+
+
+def test_machines_of_two_kinds_make_no_run_together(checkout, tmp_path, monkeypatch):
+    adopted = []
+    monkeypatch.setattr(processes, "adopt", lambda folder, work, numbers: adopted.append([*numbers]))
+    monkeypatch.setattr(processes, "find_runtime", lambda: {"device": "cpu", "precision": "bf16", "kind": "avx2"})
+    folder = lay_out(tmp_path / "shared", FOLD)
+    finish(folder, 0)
+    write_json(folder / RUNTIME, {"device": "cuda", "precision": "bf16", "kind": "H200"})
+    with pytest.raises(InputError, match=r"runs networks on cpu, bf16, avx2, and the first machine did on cuda, bf16"):
+        processes.take_finished(tmp_path / "shared", FOLD, (0, 1))
+    finish(folder, 1)
+    assert processes.take_finished(tmp_path / "shared", FOLD, (0, 1)) == []
+    (folder / RUNTIME).unlink()
+    (folder / "folds/oof/1.npz").unlink()
+    assert processes.take_finished(tmp_path / "shared", FOLD, (0, 1)) == [1]
+    assert adopted == [[0, 1], [0]]
 
 
 def test_a_fold_is_finished_once_all_of_its_results_are_whole(checkout, tmp_path):

@@ -290,6 +290,7 @@ def test_what_is_no_share_is_refused(share, capsys):
 def test_shares_are_of_the_shards_that_are_left():
     assert split([3, 4, 8, 9, 10], 2) == ["3,8,10", "4,9"]
     assert split([3], 4) == ["3"]
+    assert split(range(200_000), 2) == ["0/2", "1/2"]  # where a list is too long for a command line
     assert [*read_share("1/3")(8)] == [1, 4, 7]
     assert [*read_share("3,5,90")(8)] == [3, 5]
 
