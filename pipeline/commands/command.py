@@ -47,4 +47,19 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         default="processes",
         help="where jobs run: processes of this machine, the default, or tasks of a Ray cluster",
     )
-    parser.add_argument("--address", default="auto", metavar="ADDRESS", help="of the Ray cluster; default: %(default)s")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster; by default that which this machine belongs to"
+    )
+
+
+def check_engine(arguments: argparse.Namespace) -> bool:
+    """Return whether jobs are tasks of Ray.
+
+    Raises:
+        InputError: they are not, but an address is given.
+    """
+    from pipeline.errors import InputError
+
+    if arguments.address and arguments.engine != "ray":
+        raise InputError("--address is of a Ray cluster; add --engine ray, or leave it out")
+    return bool(arguments.engine == "ray")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.command import FOLDS, PARAMS, Commands, add_engine, read_jobs, read_share
+from pipeline.commands.command import FOLDS, PARAMS, Commands, add_engine, check_engine, read_jobs, read_share
 
 if TYPE_CHECKING:
     from pipeline.engine.machine import Place
@@ -30,7 +30,7 @@ def add_commands(commands: Commands) -> None:
         default="auto",
         metavar="auto|N",
         help="processes side by side, or tasks of Ray; auto, the default, is one for each GPU, or as many as cores and "
-        "memory take; with Ray as many as its machines have room for now",
+        "memory take; with Ray as many as its machines have room for",
     )
     predict.add_argument(
         "--share",
@@ -92,7 +92,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from pipeline.errors import InputError, one_line_errors
     from pipeline.launch import settle_threads, stop_on_request
 
-    if arguments.share and arguments.engine == "ray":
+    if check_engine(arguments) and arguments.share:
         raise InputError("--share is what a task of --engine ray is given; leave one of them out")
     settle_threads()  # before anything loads torch
     stop_on_request()

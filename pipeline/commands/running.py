@@ -1,10 +1,10 @@
-"""The pipeline itself, wherever there is room for it: `run`, and `template` for the queues of clusters."""
+"""The pipeline itself, wherever there is room for it: `compose`, `run`, and `template` for the queues of clusters."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from pipeline.commands.command import FOLDS, PARAMS, STORAGE, Commands, add_engine, read_count, read_jobs
+from pipeline.commands.command import FOLDS, PARAMS, STORAGE, Commands, add_engine, check_engine, read_count, read_jobs
 from pipeline.commands.prediction import add_images, find_key, list_words
 
 
@@ -39,6 +39,17 @@ def add_commands(commands: Commands) -> None:
         )
     run.set_defaults(call=_run)
 
+    compose = commands.add_parser(
+        "compose", help="write params.yaml, as `dvc exp run -S` does, and run nothing; `run` then brings all up to date"
+    )
+    compose.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as after -S: data=full, train.epochs=60; without any: the defaults",
+    )
+    compose.set_defaults(call=_compose)
+
     template = commands.add_parser(
         "template", help="print an array of jobs for the queue of a cluster: parts of `run`, or shares of `predict`"
     )
@@ -71,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from pipeline.launch import stop_on_request
     from pipeline.params import load_params
 
-    is_ray = arguments.engine == "ray"
+    is_ray = check_engine(arguments)
     alone = [(work, number) for work in (FOLD, SHARE) if (number := getattr(arguments, work.name)) is not None]
     if alone and (is_ray or arguments.storage or arguments.jobs):
         raise InputError(f"--{alone[0][0].name} runs one here; leave out --engine, --storage and --jobs")
@@ -84,30 +95,46 @@ def _run(arguments: argparse.Namespace) -> None:
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
         parts = list_work(params.folds, params.data)
-        for work, number in alone:
-            sys.exit(run_chain(work, number))
+        if alone:
+            sys.exit(run_chain(*alone[0]))
         if is_ray:
             run_on_cluster(parts, params.cluster, arguments.address, storage)
         else:
             run_on_processes(parts, find_places(params.runtime, arguments.jobs), storage if storage.is_dir() else None)
 
 
+def _compose(arguments: argparse.Namespace) -> None:
+    from pipeline.compose import compose_params, write_composed
+
+    compose_params(arguments.overrides)  # refuses what is wrong before anything is written
+    write_composed(PARAMS, arguments.overrides)
+    print(
+        f"{PARAMS}: {' '.join(arguments.overrides) or 'the defaults'}; `python -m pipeline run` brings all up to date"
+    )
+
+
 def _print_parts(arguments: argparse.Namespace) -> None:
+    from pipeline.engine.checkout import find_stale
     from pipeline.engine.processes import held_checkout, repro, take_finished
-    from pipeline.engine.storage import lay_out
+    from pipeline.engine.storage import lay_out, lend
     from pipeline.engine.templates import WRITERS, Array
     from pipeline.engine.work import list_work
+    from pipeline.errors import InputError
     from pipeline.params import load_params
 
     params = load_params(PARAMS)
     folds, shares = list_work(params.folds, params.data)
+    work, numbers = shares if arguments.what == "testset" else folds
     with held_checkout() as handle:
         repro("folds", handle=handle, is_quiet=True)
-        if arguments.what == "testset":
-            take_finished(arguments.storage, *folds)
-            repro("evaluate", handle=handle, is_quiet=True)  # and what folds are not finished yet
-        work, numbers = shares if arguments.what == "testset" else folds
+        stale = [*find_stale(*folds)] if arguments.what == "testset" else []
+        if left := take_finished(arguments.storage, folds[0], stale) if stale else []:
+            raise InputError(
+                f"folds {', '.join(map(str, left))} are not finished, and the test set is predicted by all; wait for "
+                "their jobs, or let `python -m pipeline run` do them here"
+            )
         folder = lay_out(arguments.storage, work)
+        lend(folder, work, numbers, find_stale(work, numbers))
     words = ["python", "-m", "pipeline", "run", f"--{work.name}", "{index}"]
     array = Array(f"nuclei-{arguments.what}", len(numbers), words, folder)
     print(WRITERS[arguments.queue](array, params.cluster), end="")

@@ -18,7 +18,7 @@ from pipeline.engine.jobs import Job, run_alone
 from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
 from pipeline.files import read_json, read_yaml, sha256_of, write_json
-from pipeline.launch import OWNER
+from pipeline.launch import OWNER, settle_threads
 from pipeline.provenance import check_runtime, describe_environment
 
 MARKERS = Path(".resume/done")
@@ -119,13 +119,8 @@ def find_runtime() -> dict[str, str]:
     Raises:
         InputError: there is no such device.
     """
-    code = (
-        "import json\nfrom pathlib import Path\nfrom pipeline.launch import settle_threads\nsettle_threads()\n"
-        "from pipeline.params import load_params\nfrom pipeline.unet.kind import describe_kind\n"
-        "from pipeline.unet.runtime import start_runtime\n"
-        "print(json.dumps(describe_kind(start_runtime(load_params(Path('params.yaml')).runtime))))"
-    )
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    settle_threads()
+    asked = subprocess.run([sys.executable, "-m", "pipeline.unet.kind"], capture_output=True, text=True)
     if asked.returncode:
         raise InputError(f"{platform.node()}: no place to run networks: {shorten(asked.stderr[-200:])}")
     found: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])  # behind what it warns of

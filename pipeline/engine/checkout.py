@@ -20,9 +20,9 @@ from pipeline.launch import OWNER
 _TMP, _RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 
 
-def repro_command(*targets: str) -> tuple[str, ...]:
-    """Return the command that brings `targets` up to date, or all there is; it waits for what another DVC writes."""
-    return (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets)
+def dvc_command(*words: str) -> tuple[str, ...]:
+    """Return a command of DVC that waits for what another DVC writes."""
+    return (sys.executable, "-m", "dvc", "--wait-for-lock", *words)
 
 
 def dvc_environment() -> Mapping[str, str]:
@@ -35,19 +35,24 @@ def dvc_environment() -> Mapping[str, str]:
     return {"PATH": path, OWNER: str(os.getpid()), "DVC_SITE_CACHE_DIR": str((_TMP / "site").absolute())}
 
 
-def list_stale(work: Work, numbers: Sequence[int]) -> list[int]:
-    """Return the folds or shares of which DVC would run a stage.
+def find_stale(work: Work, numbers: Sequence[int]) -> dict[int, list[str]]:
+    """Return the stages that DVC would run, by the number of the fold or share; numbers without any are left out.
 
     Raises:
         InputError: DVC cannot tell.
     """
-    names = {target: number for number in numbers for target in work.targets([number])}
-    command = [sys.executable, "-m", "dvc", "status", "--json", *names]
+    targets = {target: number for number in numbers for target in work.targets([number])}
+    command = dvc_command("status", "--json", *targets)
     asked = subprocess.run([*command], capture_output=True, text=True, env={**os.environ, **dvc_environment()})
     try:
-        return sorted({names[name] for name in json.loads(asked.stdout) if name in names})
+        changed = [*json.loads(asked.stdout)]
     except ValueError as error:
         raise InputError(f"`dvc status` failed: {shorten(asked.stderr, 1000)}") from error
+    stale: dict[int, list[str]] = {}
+    for target, number in targets.items():
+        if target in changed:
+            stale.setdefault(number, []).append(target.partition("@")[0])
+    return stale
 
 
 def order_lock() -> None:

@@ -6,17 +6,17 @@ In and out: the checkout that is the current folder, and a folder that all machi
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.engine.checkout import list_stale
+from pipeline.engine.checkout import find_stale
 from pipeline.engine.processes import LOGS, held_checkout, repro
 from pipeline.engine.ray_tasks import Task, connected, run_on_ray
-from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished
+from pipeline.engine.storage import adopt, driving, lay_out, lend, list_unfinished
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.params import ClusterParams
 
 
 def run_on_cluster(
-    parts: Sequence[tuple[Work, Sequence[int]]], cluster: ClusterParams, address: str, storage: Path
+    parts: Sequence[tuple[Work, Sequence[int]]], cluster: ClusterParams, address: str | None, storage: Path
 ) -> None:
     """Bring the checkout up to date, what is stale of `parts` on the machines of the cluster at `address`.
 
@@ -34,27 +34,23 @@ def run_on_cluster(
     with held_checkout() as handle:
         repro("folds", handle=handle)
         for work, numbers in parts:
-            if stale := list_stale(work, numbers):
-                _run_work(work, stale, cluster, address, storage)
+            if stale := find_stale(work, numbers):
+                folder = lay_out(storage, work)
+                with driving(folder):
+                    lend(folder, work, [*stale], stale)
+                    _run_work(folder, work, [*stale], cluster, address)
         repro(handle=handle)
 
 
-def _run_work(work: Work, numbers: Sequence[int], cluster: ClusterParams, address: str, storage: Path) -> None:
-    folder = lay_out(storage, work)
-    with driving(folder):
-        tasks = [make_task(folder, work, number) for number in list_unfinished(folder, work, numbers)]
-        if failed := _run_tasks(tasks, address, cluster):
+def _run_work(folder: Path, work: Work, numbers: Sequence[int], cluster: ClusterParams, address: str | None) -> None:
+    if tasks := [make_task(folder, work, number) for number in list_unfinished(folder, work, numbers)]:
+        with connected(address) as ray:
+            failed = run_on_ray(ray, tasks, cluster)
+        if failed:
             raise InputError(f"{work.name}s failed (the others went on):\n{failed}")
         if damaged := list_unfinished(folder, work, numbers):
             raise InputError(f"{folder}: results of {work.name} {damaged[0]} are not whole; run the same command again")
-        adopt(folder, work, numbers)
-
-
-def _run_tasks(tasks: Sequence[Task], address: str, cluster: ClusterParams) -> str:
-    if not tasks:  # all were finished before; a cluster is not needed
-        return ""
-    with connected(address) as ray:
-        return run_on_ray(ray, tasks, cluster)
+    adopt(folder, work, numbers)
 
 
 def make_task(folder: Path, work: Work, number: int) -> Task:

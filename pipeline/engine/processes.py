@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.engine.chain import RUNTIME, find_runtime
-from pipeline.engine.checkout import dvc_environment, list_stale, mend, order_lock, repro_command
+from pipeline.engine.checkout import dvc_command, dvc_environment, find_stale, mend, order_lock
 from pipeline.engine.jobs import Job, read_log, run_alone, run_side_by_side
 from pipeline.engine.machine import Place
 from pipeline.engine.storage import adopt, list_unfinished, name_folder
@@ -42,11 +42,13 @@ def run_on_processes(
     with held_checkout() as handle:
         repro("folds", handle=handle)  # and what it needs
         for work, numbers in parts:
-            stale = list_stale(work, numbers)
+            stale = [*find_stale(work, numbers)]
             if storage and stale:
                 stale = take_finished(storage, work, stale)
-            if len(stale) > 1:  # one alone is the last DVC's, whose lines are seen
+            if len(stale) > 1:
                 _run_work(work, stale, places, handle)
+            elif stale:  # one alone needs no log of its own
+                repro(*work.targets(stale), handle=handle)
         repro(handle=handle)
 
 
@@ -71,7 +73,7 @@ def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handl
     jobs = [
         Job(
             f"{work.name} {number}",
-            repro_command("--single-item", *work.targets([number])),
+            dvc_command("repro", "--single-item", *work.targets([number])),
             LOGS / f"{work.name}{number}.log",
         )
         for number in numbers
@@ -107,7 +109,7 @@ def repro(*targets: str, handle: int, is_quiet: bool = False) -> None:
     Raises:
         InputError: a stage failed.
     """
-    if run_alone(Job("dvc repro", repro_command(*targets), None, is_quiet), dvc_environment(), [handle]):
+    if run_alone(Job("dvc repro", dvc_command("repro", *targets), None, is_quiet), dvc_environment(), [handle]):
         raise InputError(f"`{' '.join(('dvc repro', *targets))}` failed; its message is above")
 
 

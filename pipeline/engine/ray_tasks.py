@@ -28,6 +28,7 @@ _LOOK_S = 1.0
 _LINES_S = 30.0  # between two lines about a task
 _MOST_TRIES = 3
 _CONNECT_S = 10.0
+_MISLEADING = ("TQDM_DISABLE", "PYTHONSAFEPATH")  # bars show that a task gets on, and its code is in the folder
 _KILLED = 128  # as a shell counts it, a command that signal n ended has the status 128 + n
 
 
@@ -64,13 +65,13 @@ class _Try:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Be a driver of the Ray cluster at `address`; yields the package `ray`.
+def connected(address: str | None) -> Iterator[Any]:
+    """Be a driver of the Ray cluster at `address`, None for that which this machine belongs to; yields the package.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster.
     """
-    ray = _connect(address)
+    ray = _connect(address or "auto")
     try:
         yield ray
     finally:
@@ -78,7 +79,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def count_room(ray: Any, cluster: ClusterParams) -> int:
-    """Return how many tasks the machines of the cluster can hold at once, as they are now."""
+    """Return how many tasks the machines of the cluster hold at once where nothing else runs on them."""
     asked = {name: amount for name, amount in _ask_for(cluster).items() if amount}
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(
@@ -177,7 +178,8 @@ def _connect(address: str) -> Any:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(
-            f"--address {address}: no Ray cluster there ({shorten(error)}); `ray status` names one"
+            f"--address {address}: cannot join a Ray cluster there ({shorten(error)}); run this on one of its "
+            "machines, with its versions of Ray and Python, and the HOST:PORT that `ray start --address` took"
         ) from error
     catch_requests()  # Ray takes SIGTERM for itself
     return ray
@@ -198,10 +200,7 @@ def run_here(words: Sequence[str], folder: str, log: str) -> int:
         file.write(f"on {platform.node()}:\n".encode())
         file.flush()
         environment = {**os.environ, OWNER: str(os.getpid())}
-        for name in (
-            "TQDM_DISABLE",
-            "PYTHONSAFEPATH",
-        ):  # bars are what shows that it gets on; its code is in the folder
+        for name in _MISLEADING:
             environment.pop(name, None)
         process = subprocess.Popen(
             [sys.executable, *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment

@@ -9,15 +9,14 @@ import operator
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
-from pipeline.engine.checkout import dvc_environment, order_lock
+from pipeline.engine.checkout import dvc_command, dvc_environment, order_lock
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json
@@ -85,6 +84,26 @@ def _read_params(work: Work) -> dict[str, Any]:
     return {key: reduce(operator.getitem, key.split("."), params) for key in keys}
 
 
+def lend(folder: Path, work: Work, numbers: Sequence[int], stale: Mapping[int, Sequence[str]]) -> None:
+    """Copy to `folder` what it lacks and this checkout has: results of stages before a number's first stale one.
+
+    Args:
+        folder: of `lay_out`.
+        work: its kind of work.
+        numbers: the folds or shares.
+        stale: the stages that DVC would run, of `find_stale`.
+    """
+    for number in numbers:
+        for stage in read_chain(folder, work, number):
+            if stage.name in stale.get(number, ()):
+                break
+            if is_done(folder, stage):
+                continue
+            for out in stage.outs:
+                _copy_changed(out, folder / out)
+            write_json(folder / stage.marker, {str(out): sha256_of(folder / out) for out in stage.outs})
+
+
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
     """Be the one run that hands out the work of `folder`.
@@ -125,7 +144,7 @@ def adopt(folder: Path, work: Work, numbers: Sequence[int]) -> None:
                 note.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / note, note)
     names = work.targets(numbers)
-    command = [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *names]
+    command = dvc_command("commit", "--force", "--quiet", *names)
     if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:
         raise InputError(f"`dvc commit` of {', '.join(names)} failed; its message is above")
     order_lock()

@@ -114,5 +114,5 @@ def test_a_machine_that_does_not_see_the_folder_says_so(cluster, tmp_path):
 
 
 def test_no_cluster_is_one_line():
-    with pytest.raises(InputError, match=r"^--address 127\.0\.0\.1:1: no Ray cluster there \(.*\); `ray status`"):
+    with pytest.raises(InputError, match=r"^--address 127\.0\.0\.1:1: cannot join a Ray cluster there \(.*\); run"):
         connected("127.0.0.1:1").__enter__()

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.engine import processes
 from pipeline.engine.chain import RUNTIME, is_done, read_chain
-from pipeline.engine.storage import adopt, driving, lay_out, list_unfinished, name_folder
+from pipeline.engine.storage import adopt, driving, lay_out, lend, list_unfinished, name_folder
 from pipeline.engine.work import FOLD, SHARE
 from pipeline.errors import InputError
 from pipeline.files import sha256_of, write_json
@@ -108,6 +108,21 @@ def test_a_fold_is_finished_once_all_of_its_results_are_whole(checkout, tmp_path
     (folder / "folds/sizes/1.safetensors").write_text("cut")
     assert list_unfinished(folder, FOLD, (0, 1)) == [0, 1]
     assert [is_done(folder, stage) for stage in read_chain(folder, FOLD, 1)] == [True, False, True]
+
+
+def test_stages_before_the_first_stale_one_are_lent(checkout, tmp_path):
+    """As where `size` and `predict_oof` of fold 0 have other parameters than when the checkout's fold was run."""
+    (checkout / "folds/history").mkdir()
+    for name in ("weights/0.safetensors", "history/0.csv", "sizes/0.safetensors"):
+        (checkout / "folds" / name).write_text(f"own {name}")
+    folder = lay_out(tmp_path / "shared", FOLD)
+    lend(folder, FOLD, (0, 1), {0: ["size", "predict_oof"], 1: ["train"]})
+    assert [is_done(folder, stage) for stage in read_chain(folder, FOLD, 0)] == [True, False, False]
+    assert (folder / "folds/weights/0.safetensors").read_text() == "own weights/0.safetensors"
+    assert not any(is_done(folder, stage) for stage in read_chain(folder, FOLD, 1))
+    finish(folder, 1)
+    lend(folder, FOLD, (0, 1), {})
+    assert (folder / "folds/weights/1.safetensors").read_text() == "train 1"  # what is there stays
 
 
 def test_what_was_edited_meanwhile_takes_no_results(checkout, tmp_path):
