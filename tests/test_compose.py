@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.compose import compose_params
 from pipeline.errors import InputError
 from pipeline.params import load_params
@@ -32,3 +33,14 @@ def test_an_override_of_nothing_is_named_in_one_line(override, reason):
     assert "\n" not in str(refusal.value)
     assert "path=" not in str(refusal.value)
     assert len(str(refusal.value)) < 400
+
+
+def test_the_command_writes_params_yaml_or_leaves_it_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["compose", "data=full", "train.epochs=3"])
+    written = (tmp_path / "params.yaml").read_bytes()
+    assert load_params(tmp_path / "params.yaml") == compose_params(["data=full", "train.epochs=3"])
+    assert capsys.readouterr().out.startswith("params.yaml: data=full train.epochs=3; `python -m pipeline run` brings")
+    with pytest.raises(SystemExit, match=r"^error: .*train\.epochs"):
+        main(["compose", "train.epochs=-3"])
+    assert (tmp_path / "params.yaml").read_bytes() == written
