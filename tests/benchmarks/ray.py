@@ -13,7 +13,7 @@ from tests.benchmarks.folds import started_cluster
 from tests.benchmarks.harness import ROOT, Report, Row, Setting, format_seconds
 from tests.faults.load import draw_nuclei, lay_out_run
 
-FILES, SIDE_PX = 320, 256  # 32 files to a shard, in the mean
+FILES, SIDE_PX = 320, 512  # 32 files to a shard, in the mean
 
 
 def run(setting: Setting) -> Report:
