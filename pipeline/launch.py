@@ -70,12 +70,13 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
 def settle_threads() -> None:
     """Settle what libraries would read of threads and kernels in the environment; call it before they are loaded.
 
-    Threads wait for one another asleep. By default they wait in a loop that takes their core from the very thread that
-    they wait for, where another process takes its share of the cores: `make bench only=busy` measures what that costs.
-    Sums of numpy are made by one thread, whatever the cores, and kernels are chosen by the machine alone.
+    Threads wait for one another in a loop for some microseconds, and then asleep. By default the loop takes their core
+    for much longer, perhaps from the very thread that they wait for, where another process wants one too; without it a
+    core that has nothing else to do is woken too late: `make bench only=busy` measures both. Sums of numpy are made by
+    one thread, whatever the cores, and kernels are chosen by the machine alone.
     """
-    os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
-    for name in ("GOMP_SPINCOUNT", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+    os.environ |= {"GOMP_SPINCOUNT": "600", "OPENBLAS_NUM_THREADS": "1"}
+    for name in ("OMP_WAIT_POLICY", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         os.environ.pop(name, None)
 
 

@@ -1,19 +1,20 @@
 """Row 12: training, prediction and fitting beside an endless loop of plain Python.
 
-Each runs in a process of its own, with threads that wait asleep, as the launcher has them, and once as OpenMP has them
-by default, which takes minutes beside the loop. The cases take turns.
+Each runs in a process of its own, with threads that wait for one another as the launcher has it, as OpenMP does by
+default, and asleep at once (`OMP_WAIT_POLICY=PASSIVE`). The cases take turns.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-CASES = {"alone": (True, False), "beside it": (True, True), "default, alone": (False, False),
-         "default, beside it": (False, True)}  # fmt: skip
+WAITS: dict[str, dict[str, str] | None] = {"ours": None, "default": {}, "asleep": {"OMP_WAIT_POLICY": "PASSIVE"}}
 TRAINED, IMAGES, CANDIDATES = 6, 12, 20_000
 
 
@@ -70,44 +71,58 @@ def run(setting):  # type: ignore[no-untyped-def]
 
     rows = []
     for suffix, work in zip("abc", WORKS, strict=True):
-        seconds: dict[str, list[float]] = {case: [] for case in CASES}
-        for number in range(setting.runs):
-            for case, (is_asleep, is_beside) in CASES.items():
-                if number and not is_asleep:
-                    continue
-                seconds[case].append(time_work(work, setting.prepared, is_asleep, is_beside))
-        median = {case: statistics.median(values) for case, values in seconds.items()}
-        ratios = [busy / idle for busy, idle in zip(seconds["beside it"], seconds["alone"], strict=True)]
+        alone: dict[str, list[float]] = {wait: [] for wait in WAITS}
+        beside: dict[str, list[float]] = {wait: [] for wait in WAITS}
+        for _ in range(setting.runs):
+            for wait, variables in WAITS.items():
+                alone[wait].append(time_work(work, setting.prepared, variables))
+                with endless_loop():
+                    beside[wait].append(time_work(work, setting.prepared, variables))
+        ratios = [busy / idle for busy, idle in zip(beside["ours"], alone["ours"], strict=True)]
+        times = {wait: (format_seconds(statistics.median(alone[wait])), format_seconds(statistics.median(beside[wait])))
+                 for wait in WAITS}  # fmt: skip
         rows.append(Row(
             f"12{suffix}", f"{work}, beside an endless loop", "the same, alone",
             f"{statistics.median(ratios):.2f} (ours over theirs, {min(ratios):.2f} .. {max(ratios):.2f})", "<= 2.5",
-            format_seconds(median["beside it"]), format_seconds(median["alone"]),
-            f"by OpenMP's default {format_seconds(median['default, alone'])} alone and "
-            f"{format_seconds(median['default, beside it'])} beside the loop",
+            times["ours"][1], times["ours"][0],
+            f"by OpenMP's default {times['default'][0]} alone and {times['default'][1]} beside the loop, asleep at once "
+            f"{times['asleep'][0]} and {times['asleep'][1]}",
         ))  # fmt: skip
     return Report(rows)
 
 
-def time_work(work: str, prepared: Path, is_asleep: bool, is_beside: bool) -> float:
-    """Return the seconds that a work takes in a process of its own, after it was done once."""
-    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_beside else None
+@contextmanager
+def endless_loop() -> Iterator[None]:
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        command = [sys.executable, "-m", "tests.benchmarks.busy", work, str(prepared), *(["--asleep"] * is_asleep)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return float(done.stdout.split()[-1])
+        yield
     finally:
-        if loop:
-            loop.kill()
-            loop.wait()
+        loop.kill()
+        loop.wait()
+
+
+def time_work(work: str, prepared: Path, variables: dict[str, str] | None) -> float:
+    """Return the seconds that a work takes in a process of its own, after it was done once.
+
+    Args:
+        work: of WORKS.
+        prepared: the folder of prepared data.
+        variables: of the environment, that say how threads wait; None for what the launcher sets.
+    """
+    command = [sys.executable, "-m", "tests.benchmarks.busy", work, str(prepared)]
+    command += ["--settled"] if variables is None else []
+    free = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=free | (variables or {}))
+    return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("prepared", type=Path)
-    parser.add_argument("--asleep", action="store_true")
+    parser.add_argument("--settled", action="store_true")
     arguments = parser.parse_args()
-    if arguments.asleep:
+    if arguments.settled:
         from pipeline.launch import settle_threads
 
         settle_threads()

@@ -4,7 +4,6 @@ In a and b a fold is represented by steps of train=cpu in a process of its own, 
 d whole chains of two short folds run, by `pipeline run`, from the fold table to the last held-out prediction.
 """
 
-import os
 import shutil
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from pipeline.compose import compose_params, write_composed
 from pipeline.images.splits import PreparedSplit
+from pipeline.launch import settle_threads
 from tests.benchmarks.harness import Report, Row, Setting, format_seconds
 from tests.benchmarks.loops import our_steps
 from tests.faults.kills import finish, start
@@ -33,6 +33,7 @@ CASES = {"side by side": (2, 1), "one after another": (1, 1), "with two threads"
 
 
 def run(setting: Setting) -> Report:
+    settle_threads()  # of the processes that it starts
     seconds: dict[str, list[float]] = {case: [] for case in CASES}
     bytes_ = 0
     for _ in range(setting.runs):
@@ -111,8 +112,7 @@ def started_cluster() -> Iterator[str]:
 def time_steps(prepared: Path, processes: int, threads: int) -> tuple[float, int]:
     """Return the seconds that steps take in so many processes at once, of the slowest, and the most bytes of one."""
     command = [sys.executable, "-m", "tests.benchmarks.folds", str(prepared), str(threads)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as the launcher has it
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(processes)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     found = [process.communicate()[0].split()[-2:] for process in started]
     return max(float(seconds) for seconds, _ in found), max(int(most) for _, most in found)
 

@@ -124,7 +124,9 @@ def test_a_request_to_stop_reaches_every_fold_and_says_how_to_go_on(folder, numb
 
 
 def test_a_test_set_is_not_handed_to_a_queue_before_its_folds_are_done(folder, capsys):
-    with pytest.raises(SystemExit, match=r"error: folds 0, 1, 2 are not finished, and the test set is predicted by all"):
+    with pytest.raises(
+        SystemExit, match=r"error: folds 0, 1, 2 are not finished, and the test set is predicted by all"
+    ):
         main(["template", "slurm", "testset"])
     assert capsys.readouterr().out == ""
     assert not (folder / "train").exists()
