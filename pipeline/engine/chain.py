@@ -114,13 +114,11 @@ def check_environment(folder: Path) -> None:
 def find_runtime() -> dict[str, str]:
     """Return what `runtime.device` and `runtime.precision` of params.yaml come to on this machine, and what kind it is.
 
-    It is asked in a process of its own: torch holds memory for as long as it is loaded.
-
     Raises:
         InputError: there is no such device.
     """
     settle_threads()
-    asked = subprocess.run([sys.executable, "-m", "pipeline.unet.kind"], capture_output=True, text=True)
+    asked = subprocess.run([sys.executable, "-m", "pipeline.engine.own_kind"], capture_output=True, text=True)
     if asked.returncode:
         raise InputError(f"{platform.node()}: no place to run networks: {shorten(asked.stderr[-200:])}")
     found: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])  # behind what it warns of

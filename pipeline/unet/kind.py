@@ -1,16 +1,11 @@
 """The kind of machine that networks run on: on another kind, results may differ in their last bits.
 
-In: a runtime. Out: what to compare, as text; `python -m pipeline.unet.kind` prints it of params.yaml. No stage imports
-it: it decides no result, and keeps some from being mixed.
+In: a runtime. Out: what to compare, as text. No stage imports it: it decides no result.
 """
-
-import json
-from pathlib import Path
 
 import torch
 
-from pipeline.params import load_params
-from pipeline.unet.runtime import Runtime, start_runtime
+from pipeline.unet.runtime import Runtime
 
 _DECIDING = ("avx", "amx", "fma", "sve", "bf16", "i8mm")  # the begins of instruction sets by which kernels are chosen
 
@@ -23,7 +18,3 @@ def describe_kind(runtime: Runtime) -> dict[str, str]:
         has = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
         kind = " ".join(sorted(name for name in has if name.startswith(_DECIDING)))
     return {"device": runtime.device.type, "precision": runtime.precision, "kind": kind}
-
-
-if __name__ == "__main__":
-    print(json.dumps(describe_kind(start_runtime(load_params(Path("params.yaml")).runtime))))

@@ -85,8 +85,8 @@ def run(setting):  # type: ignore[no-untyped-def]
             f"12{suffix}", f"{work}, beside an endless loop", "the same, alone",
             f"{statistics.median(ratios):.2f} (ours over theirs, {min(ratios):.2f} .. {max(ratios):.2f})", "<= 2.5",
             times["ours"][1], times["ours"][0],
-            f"by OpenMP's default {times['default'][0]} alone and {times['default'][1]} beside the loop, asleep at once "
-            f"{times['asleep'][0]} and {times['asleep'][1]}",
+            f"by OpenMP's default {times['default'][0]} alone and {times['default'][1]} beside the loop, asleep at "
+            f"once {times['asleep'][0]} and {times['asleep'][1]}",
         ))  # fmt: skip
     return Report(rows)
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.engine import processes
 from pipeline.engine.processes import LOGS, held_checkout, run_on_processes
 from pipeline.engine.work import list_work
 from pipeline.errors import InputError
@@ -123,12 +124,13 @@ def test_a_request_to_stop_reaches_every_fold_and_says_how_to_go_on(folder, numb
     assert (folder / "end").exists()
 
 
-def test_a_test_set_is_not_handed_to_a_queue_before_its_folds_are_done(folder, capsys):
+def test_a_test_set_is_not_handed_to_a_queue_before_its_folds_are_done(folder, capfd, monkeypatch):
+    monkeypatch.setattr(processes, "take_finished", lambda _storage, _work, numbers: [*numbers])
     with pytest.raises(
         SystemExit, match=r"error: folds 0, 1, 2 are not finished, and the test set is predicted by all"
     ):
         main(["template", "slurm", "testset"])
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr().out == ""
     assert not (folder / "train").exists()
 
 

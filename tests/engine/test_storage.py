@@ -121,7 +121,7 @@ def test_stages_before_the_first_stale_one_are_lent(checkout, tmp_path):
     assert (folder / "folds/weights/0.safetensors").read_text() == "own weights/0.safetensors"
     assert not any(is_done(folder, stage) for stage in read_chain(folder, FOLD, 1))
     finish(folder, 1)
-    lend(folder, FOLD, (0, 1), {})
+    lend(folder, FOLD, (1,), {})
     assert (folder / "folds/weights/1.safetensors").read_text() == "train 1"  # what is there stays
 
 
