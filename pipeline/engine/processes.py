@@ -79,14 +79,15 @@ def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handl
         for number in numbers
     ]
     failed = run_side_by_side(jobs, [{**environment, **place} for place in places], f"{work.name}s", [handle])
-    order_lock()
     if failed:
         raise InputError("\n".join(_explain(job) for job in failed))
 
 
 @contextmanager
 def held_checkout() -> Iterator[int]:
-    """Be the one run of this checkout, DVC's own files mended; yields a handle for the processes that it starts.
+    """Be the one run of this checkout, DVC's own files mended before, and its lock file in order afterwards.
+
+    Yields a handle for the processes that it starts.
 
     A run that was killed lets go when its last process has saved its state.
 
@@ -95,7 +96,10 @@ def held_checkout() -> Iterator[int]:
     """
     with hold(_HOLD, "another run is at work in this checkout; wait for it, or stop it", _GRACE_S) as handle:
         mend()
-        yield handle
+        try:
+            yield handle
+        finally:
+            order_lock()
 
 
 def repro(*targets: str, handle: int, is_quiet: bool = False) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
-from pipeline.engine.checkout import dvc_command, dvc_environment, order_lock
+from pipeline.engine.checkout import dvc_command, dvc_environment
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json
@@ -147,4 +147,3 @@ def adopt(folder: Path, work: Work, numbers: Sequence[int]) -> None:
     command = dvc_command("commit", "--force", "--quiet", *names)
     if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:
         raise InputError(f"`dvc commit` of {', '.join(names)} failed; its message is above")
-    order_lock()
