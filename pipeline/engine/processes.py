@@ -87,9 +87,7 @@ def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handl
 def held_checkout() -> Iterator[int]:
     """Be the one run of this checkout, DVC's own files mended before, and its lock file in order afterwards.
 
-    Yields a handle for the processes that it starts.
-
-    A run that was killed lets go when its last process has saved its state.
+    Yields a handle for the processes that it starts: a run that was killed lets go when the last of them has ended.
 
     Raises:
         InputError: another is at work here.
