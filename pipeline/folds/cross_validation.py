@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pipeline.folds.candidate_store import CandidateStore, write_candidates
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.predictions import Predictions
-from pipeline.folds.second_level import find_held_out, rate_images
+from pipeline.folds.second_level import find_held_out, fit_models, rate_images
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
 from pipeline.nuclei.signals import Signals
+from pipeline.nuclei.trees import Trees
 from pipeline.nuclei.tuning import CrossFit, count_decodings, cross_fit, decoding_grid, score_decodings
 from pipeline.params import DecodeParams
 from pipeline.progress import track
@@ -33,12 +34,14 @@ class HeldOutNuclei(NamedTuple):
         fit: which of them was chosen.
         decoded: the matches of each image's nuclei by that decoding alone, in the order of the split.
         found: (image_id, label map (H, W) int32, signals) in that order, found as they are asked for.
+        trees: of the second level, taught by all images, for images that are none of these; None without candidates.
     """
 
     choices: list[Decoding]
     fit: CrossFit
     decoded: list[Matches]
     found: Iterator[tuple[str, NDArray[np.int32], Signals | None]]
+    trees: Trees | None
 
 
 def cross_validate(
@@ -69,8 +72,10 @@ def cross_validate(
     decoded = [image[fit.on_others[fold]] for image, fold in zip(counts, folds.values(), strict=True)]
     write_candidates(candidates, rate_images(predictions, split, finder, workers))
     decodings = {fold: choices[index] for fold, index in fit.on_others.items()}
-    found = find_held_out(CandidateStore(candidates), predictions, folds, decodings, finder.select)
-    return HeldOutNuclei(choices, fit, decoded, track(found, "choose nuclei", len(image_ids)))
+    store = CandidateStore(candidates)
+    found = find_held_out(store, predictions, folds, decodings, finder.select)
+    (trees,) = fit_models(store, [sorted(store)], finder.select)
+    return HeldOutNuclei(choices, fit, decoded, track(found, "choose nuclei", len(image_ids)), trees)
 
 
 def describe_decoding(choices: Sequence[Decoding], fit: CrossFit) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Predictions to nuclei. In: probabilities of an image at several zooms. Out: its label map.
 
 Two ways lead there: one decoding of the mean over zooms, and the second-level model, which chooses among the candidates
-of many decodings. The model is refitted from its table of candidates: no model is ever loaded.
+of many decodings.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingRegressor
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.folds.candidate_store import CandidateStore
 from pipeline.folds.predictions import Predictions
-from pipeline.nuclei.candidates import FEATURES, Candidates, find_candidates
+from pipeline.folds.tree_store import read_trees
+from pipeline.nuclei.candidates import Candidates, find_candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips
-from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, rate_candidates
+from pipeline.nuclei.selection import choose_set, list_decodings, rate_candidates
 from pipeline.nuclei.signals import Signals, measure_signals
+from pipeline.nuclei.trees import Trees
 from pipeline.parallel import map_in_order
 from pipeline.params import SelectParams, SizeParams
-from pipeline.progress import track
 
 
 def read_decodings(path: Path) -> dict[str, Decoding]:
@@ -72,10 +71,10 @@ class CandidateFinder:
 
 @dataclass(frozen=True)
 class NucleusFinder:
-    """Finds nuclei: by the model where there is one and the image is not too large, else by `decoding`."""
+    """Finds nuclei: by trees where there are some and the image is not too large, else by `decoding`."""
 
     decoding: Decoding
-    model: HistGradientBoostingRegressor | None
+    trees: Trees | None
     candidates: CandidateFinder
 
     @property
@@ -91,10 +90,10 @@ class NucleusFinder:
         self, probabilities: NDArray[np.uint8], zoom: float
     ) -> tuple[NDArray[np.int32], Signals | None]:
         """Return what `find` does, and what tells how well it was found: None where it is left to one decoding."""
-        candidates = self.candidates.find(probabilities, zoom) if self.model is not None else None
-        if candidates is None:
+        candidates = self.candidates.find(probabilities, zoom) if self.trees else None
+        if self.trees is None or candidates is None:
             return decode_instances(average_zooms(probabilities), self.decoding), None
-        return choose_rated(candidates, rate_candidates(self.model, candidates), self.select)
+        return choose_rated(candidates, rate_candidates(self.trees, candidates), self.select)
 
     def find_in_strips(self, strips: Iterable[NDArray[np.uint8]], shape: tuple[int, int]) -> NDArray[np.int32]:
         """Return what `find` does of an image that `is_large`, from strips (rows, W, 3) of its mean over zooms.
@@ -115,13 +114,13 @@ def choose_rated(
 
 
 def load_finder(
-    decoding: Path, candidates: Path, scales: tuple[float, ...], size: SizeParams, select: SelectParams
+    decoding: Path, trees: Path, scales: tuple[float, ...], size: SizeParams, select: SelectParams
 ) -> NucleusFinder:
     """Return what finds the nuclei of images that no fold saw: from all images of the cross-validation.
 
     Args:
         decoding: `decoding.json`.
-        candidates: the pack of the cross-validation's candidates, which the model is fitted on.
+        trees: those that were fitted on its candidates.
         scales: the zooms that images are predicted at, relative to their own.
         size: the size of nuclei at an image's own zoom.
         select: the second level's parameters.
@@ -130,34 +129,7 @@ def load_finder(
         InputError: a file is missing or damaged.
     """
     choice = read_decodings(decoding)["all"]
-    store = CandidateStore(candidates)
-    (model,) = fit_models(store, [sorted(store)], select)
-    return NucleusFinder(choice, model, CandidateFinder(scales, size.object_diameter_px, select))
-
-
-def fit_models(
-    store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams
-) -> list[HistGradientBoostingRegressor | None]:
-    """Fit a second-level model on the stored candidates of each list of images; None where they have none.
-
-    Raises:
-        InputError: the candidates have other features than this code measures.
-    """
-    if select.trees == 0:
-        return [None] * len(parts)
-    return [_fit_model(store, image_ids, select) for image_ids in track(parts, "fit second level", unit="model")]
-
-
-def _fit_model(
-    store: CandidateStore, image_ids: Sequence[str], select: SelectParams
-) -> HistGradientBoostingRegressor | None:
-    features, worth = zip(*(store.lesson(image_id) for image_id in image_ids), strict=True) if image_ids else ((), ())
-    if not any(map(len, features)):
-        return None
-    if features[0].shape[1] != len(FEATURES):
-        raise InputError(f"candidates with {features[0].shape[1]} features, not {len(FEATURES)}; run `evaluate` again")
-    image = np.repeat(np.arange(len(features)), [len(each) for each in features])
-    return fit_model(np.concatenate(features), np.concatenate(worth), image, select)
+    return NucleusFinder(choice, read_trees(trees), CandidateFinder(scales, size.object_diameter_px, select))
 
 
 def find_nuclei(

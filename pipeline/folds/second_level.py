@@ -4,19 +4,21 @@ In: out-of-fold predictions and true label maps. Out: candidates with their wort
 model that was fitted on the other folds.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.folds.candidate_store import CandidateStore, Floats
-from pipeline.folds.finder import CandidateFinder, choose_rated, fit_models
+from pipeline.folds.finder import CandidateFinder, choose_rated
 from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.candidates import Candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
-from pipeline.nuclei.selection import measure_worth, rate_candidates
+from pipeline.nuclei.fitting import fit_model, measure_worth
+from pipeline.nuclei.selection import rate_candidates
 from pipeline.nuclei.signals import Signals
+from pipeline.nuclei.trees import Trees
 from pipeline.parallel import map_in_order
 from pipeline.params import SelectParams
 from pipeline.progress import track
@@ -78,3 +80,18 @@ def find_held_out(
         return choose_rated(candidates, rate_candidates(model, candidates), select)
 
     return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items())
+
+
+def fit_models(store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams) -> list[Trees | None]:
+    """Fit the second level's trees on the stored candidates of each list of images; None where they have none."""
+    if select.trees == 0:
+        return [None] * len(parts)
+    return [_fit_trees(store, image_ids, select) for image_ids in track(parts, "fit second level", unit="model")]
+
+
+def _fit_trees(store: CandidateStore, image_ids: Sequence[str], select: SelectParams) -> Trees | None:
+    features, worth = zip(*(store.lesson(image_id) for image_id in image_ids), strict=True) if image_ids else ((), ())
+    if not any(map(len, features)):
+        return None
+    image = np.repeat(np.arange(len(features)), [len(each) for each in features])
+    return fit_model(np.concatenate(features), np.concatenate(worth), image, select)

@@ -80,7 +80,7 @@ def check_run(folds: Path) -> None:
     Raises:
         InputError: it holds none.
     """
-    if not all((folds / name).exists() for name in ("weights", "sizes", "candidates.npz", "decoding.json")):
+    if not all((folds / name).exists() for name in ("weights", "sizes", "trees.npz", "decoding.json")):
         raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
 
 

@@ -60,7 +60,7 @@ def load_segmenter(
     """Load a trained run.
 
     Args:
-        folds: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `candidates.npz`.
+        folds: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `trees.npz`.
         ids: its folds.
         recipe: what its networks were trained by, where they run, and how the size of nuclei is estimated.
         predict: views, zooms and tiles.
@@ -70,7 +70,7 @@ def load_segmenter(
         InputError: a file of it is missing or damaged, or its networks were trained by another recipe.
     """
     networks = load_folds(folds / "weights", folds / "sizes", ids, recipe)
-    finder = load_finder(folds / "decoding.json", folds / "candidates.npz", predict.scales, recipe.size, select)
+    finder = load_finder(folds / "decoding.json", folds / "trees.npz", predict.scales, recipe.size, select)
     return Segmenter(networks, finder, recipe.contrast, recipe.size, predict, start_runtime(recipe.runtime))
 
 
@@ -79,7 +79,7 @@ def fingerprint_run(
 ) -> str:
     """Return a digest of all that decides what `load_segmenter`, called so, finds, but for images and machine."""
     files = [folds / kind / f"{fold}.safetensors" for kind in ("weights", "sizes") for fold in ids]
-    files += [folds / "decoding.json", folds / "candidates.npz"]
+    files += [folds / "decoding.json", folds / "trees.npz"]
     parts = {
         "files": [sha256_of(path) for path in files if path.exists()],  # what is missing is refused when it is loaded
         "recipe": recipe.describe(),

@@ -15,6 +15,7 @@ from pipeline.folds.cross_validation import cross_validate, describe_decoding
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.predictions import Predictions
 from pipeline.folds.table import open_folded
+from pipeline.folds.tree_store import write_trees
 from pipeline.nuclei.metric import Matches, count_matches
 from pipeline.nuclei.signals import Signals, tabulate_signals
 from pipeline.nuclei.submission import write_submission
@@ -31,6 +32,7 @@ def main(
     summary: Path,
     decoding: Path,
     candidates: Path,
+    trees: Path,
     nuclei: Path,
     signals: Path,
     params: Params,
@@ -65,6 +67,7 @@ def main(
         cv |= score_membranes(predictions, split, workers)
     cv |= yardstick
     write_csv_table(scores, evaluation.scores)
+    write_trees(trees, held_out.trees)
     write_json(decoding, describe_decoding(held_out.choices, held_out.fit))
     write_json(summary, cv)
     with pd.option_context("display.width", 160):

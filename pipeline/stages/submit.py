@@ -30,7 +30,7 @@ def main(
     prepared: Path,
     probabilities: Path,
     decoding: Path,
-    candidates: Path,
+    trees: Path,
     scores: Path,
     signals: Path,
     known: Path,
@@ -47,7 +47,7 @@ def main(
     split, folds = PreparedSplit.open(prepared), params.folds.ids
     path = None if params.data.solution is None else archives / params.data.solution
     solution = read_solution_of(path, split.image_ids) if path else None
-    finder = load_finder(decoding, candidates, params.predict.scales, params.size, params.select)
+    finder = load_finder(decoding, trees, params.predict.scales, params.size, params.select)
     predictions = Predictions(probabilities / f"{share}.npz" for share in params.data.test_shares)
     found = find_nuclei(predictions, split.image_ids, finder, params.housekeeping.workers)
     signals_of: list[tuple[str, Signals | None]] = []
@@ -74,7 +74,7 @@ def main(
         params.evaluate,
     )
     write_csv_table(expected, expectation.images)
-    files = [*list_archives(archives, params.data), *weight_files, candidates]
+    files = [*list_archives(archives, params.data), *weight_files, trees]
     encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
     precision = metadata.get("precision")
     write_json(card, make_run_card(params, read_json(summary), expectation, lb_map, files, encoder, precision, learnt))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.diameter import zooms_to_size
 from pipeline.folds.candidate_store import CandidateStore, write_candidates
-from pipeline.folds.finder import CandidateFinder, NucleusFinder, find_nuclei, fit_models
+from pipeline.folds.finder import CandidateFinder, NucleusFinder, find_nuclei
 from pipeline.folds.networks import Folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import Predictions, write_predictions
-from pipeline.folds.second_level import rate_images
+from pipeline.folds.second_level import fit_models, rate_images
 from pipeline.folds.sizes import learn_sizes
 from pipeline.images.splits import NamedImage
 from pipeline.nuclei.metric import average_precision, count_matches

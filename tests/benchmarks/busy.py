@@ -54,7 +54,7 @@ def fit(_: Path) -> Callable[[], None]:
 
     from pipeline.compose import compose_params
     from pipeline.nuclei.candidates import FEATURES
-    from pipeline.nuclei.selection import fit_model
+    from pipeline.nuclei.fitting import fit_model
 
     params = compose_params(["train=cpu"])
     rng = np.random.default_rng(0)

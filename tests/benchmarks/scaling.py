@@ -118,6 +118,7 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
             "cv.json",
             "decoding.json",
             "candidates.npz",
+            "trees.npz",
             "oof.csv",
             "signals.csv",
             "probabilities.npz",
@@ -136,7 +137,8 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]
     inputs += ["--unseen", ROOT / "folds" / "unseen.csv", "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
-    inputs += ["--candidates", files["candidates.npz"], "--nuclei", files["oof.csv"], "--signals", files["signals.csv"]]
+    inputs += ["--candidates", files["candidates.npz"], "--trees", files["trees.npz"]]
+    inputs += ["--nuclei", files["oof.csv"], "--signals", files["signals.csv"]]
     found["evaluate"] = measure("-m", "pipeline.stages", "evaluate", *inputs, "--params", all_folds)
     shutil.rmtree(at)
     return megapixels, found
@@ -157,7 +159,7 @@ def measure_images(setting: Setting, scratch: Path) -> list[tuple[float, float, 
     trained = scratch / "run"
     (trained / "folds").mkdir(parents=True)
     choose_params(trained / "params.yaml", (0, 1))
-    for name in ("weights", "sizes", "decoding.json", "candidates.npz"):
+    for name in ("weights", "sizes", "decoding.json", "trees.npz"):
         (trained / "folds" / name).symlink_to(ROOT / "folds" / name)
     found = []
     for side_px in (SIDES_PX[0], *SIDES_PX):

@@ -98,7 +98,7 @@ def check_vanished_files(folder: Path) -> int:
         ("predict_oof", "folds/sizes/0.safetensors"),
         ("evaluate", "folds/oof/1.npz"),
         ("evaluate", "folds/unseen.csv"),
-        ("submit", "folds/candidates.npz"),
+        ("submit", "folds/trees.npz"),
         ("submit", "folds/decoding.json"),
         ("submit", "submissions/probabilities/1.npz"),
     )

@@ -21,7 +21,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.folds.candidate_store import write_candidates
+from pipeline.folds.tree_store import write_trees
 from pipeline.images.store import PackWriter
 from pipeline.images.table import TABLE_COLUMNS
 from pipeline.params import Params, load_params
@@ -103,7 +103,7 @@ def lay_out_run(home: Path, seed: int, **changes: object) -> Path:
         save_reader(reader, folds / "sizes" / f"{fold}.safetensors")
     choice = {"seed_threshold": 0.5, "boundary_weight": 1.0, "mask_threshold": 0.5, "min_area_px": 20}
     (folds / "decoding.json").write_text(json.dumps({"all": choice, "folds": {}}))
-    write_candidates(folds / "candidates.npz", ())
+    write_trees(folds / "trees.npz", None)
     (home / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())))
     return home
 

@@ -26,10 +26,10 @@ COPIED = (
 RESULTS = (
     "data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv", "folds/weights/0.safetensors",
     "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
-    "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/oof.csv",
-    "folds/signals.csv",
-    "folds/scores.csv", "folds/cv.json", "submissions/probabilities/0.npz", "submissions/probabilities/1.npz",
-    "submissions/submission.csv", "submissions/expected.csv", "submissions/run.json", "submissions/report.html",
+    "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/trees.npz",
+    "folds/oof.csv", "folds/signals.csv", "folds/scores.csv", "folds/cv.json", "submissions/probabilities/0.npz",
+    "submissions/probabilities/1.npz", "submissions/submission.csv", "submissions/expected.csv", "submissions/run.json",
+    "submissions/report.html",
 )  # fmt: skip
 
 

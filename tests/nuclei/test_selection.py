@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.nuclei.candidates import FEATURES, Candidates
+from pipeline.nuclei.fitting import fit_model, measure_worth
 from pipeline.nuclei.metric import score
-from pipeline.nuclei.selection import choose_set, fit_model, list_decodings, measure_worth, rate_candidates
+from pipeline.nuclei.selection import choose_set, list_decodings, rate_candidates
 
 
 def make_candidates(shape, boxes):

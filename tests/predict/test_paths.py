@@ -27,7 +27,7 @@ def image(tmp_path):
     return tmp_path / "a.png"
 
 
-@pytest.mark.parametrize("missing", ["weights", "sizes", "candidates.npz", "decoding.json"])
+@pytest.mark.parametrize("missing", ["weights", "sizes", "trees.npz", "decoding.json"])
 def test_a_folder_without_a_run_is_refused_with_the_cure(run, tmp_path, missing):
     check_run(run / "folds")
     shutil.copytree(run / "folds", tmp_path / "folds", ignore=shutil.ignore_patterns(missing))

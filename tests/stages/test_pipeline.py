@@ -55,17 +55,17 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         )
         size.main(train_split, table, weights, fold, sizes / f"{fold}.safetensors", params)
         predict_oof.main(train_split, table, weights, sizes, fold, oof / f"{fold}.npz", params)
-    candidates, nuclei = out / "candidates.npz", out / "oof.csv"
+    candidates, trees, nuclei = out / "candidates.npz", out / "trees.npz", out / "oof.csv"
     if not (unseen := out / "unseen.csv").exists():
         unseen.write_text("settings,cluster,images,ap\n")
     signals, expected = out / "signals.csv", out / "expected.csv"
-    evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, nuclei, signals, params)
+    evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, trees, nuclei, signals, params)
     for share in params.data.test_shares:
         predict_testset.main(test_split, weights, sizes, share, out / "probabilities" / f"{share}.npz", params)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
         archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities",
-        decoding=decoding, candidates=candidates, scores=scores, signals=signals, known=KNOWN, summary=cv,
+        decoding=decoding, trees=trees, scores=scores, signals=signals, known=KNOWN, summary=cv,
         weights=weights, submission=submission, expected=expected, card=card, local=out / "run.local.json",
         journal=out / "journal", params=params,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
 
 def evaluate_again(run: Path, out: Path, params: Params, unseen: Path | None = None) -> dict[str, Any]:
     """Evaluate a run's predictions with other parameters or another yardstick, and return its cv.json."""
-    names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "oof.csv", "signals.csv")
+    names = ("scores.csv", "cv.json", "decoding.json", "candidates.npz", "trees.npz", "oof.csv", "signals.csv")
     inputs = run / "train", run / "folds.csv", run / "oof", unseen or run / "unseen.csv"
     evaluate.main(*inputs, *(out / name for name in names), params)
     return json.loads((out / "cv.json").read_text())
@@ -167,9 +167,9 @@ def test_without_candidates_one_decoding_finds_the_nuclei(run: Path, tmp_path: P
     params = tiny_params(**changes)
     cv = evaluate_again(run, tmp_path, params)
     assert cv["cv_map"] == pytest.approx(cv["one_decoding_map"])
-    files = tmp_path / "decoding.json", tmp_path / "candidates.npz"
+    files = tmp_path / "decoding.json", tmp_path / "trees.npz"
     finder = load_finder(*files, params.predict.scales, params.size, params.select)
-    assert finder.model is None
+    assert finder.trees is None
     assert finder.find(np.zeros((3, 20, 30, 3), np.uint8), 1.0).shape == (20, 30)
 
 
