@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from pipeline.errors import InputError
 from pipeline.images.splits import PreparedSplit
@@ -266,6 +265,9 @@ def _split(folds: pd.DataFrame, params: FoldsParams) -> Iterator[np.ndarray]:
     The splitter is greedy, so seeds differ. It needs a stratum with an image for every fold; without strata it always
     fills all folds, which is what a handful of images needs.
     """
+    # Half a second, which those who only read the table are spared.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     groups = folds["group"]
     majority = groups.map(folds.groupby("group")["stratum"].agg(lambda strata: strata.mode().iloc[0]))
     for strata in (folds["stratum"], majority, pd.Series("", index=folds.index)):

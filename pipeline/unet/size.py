@@ -20,8 +20,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from pipeline.errors import InputError, shorten
@@ -137,6 +135,10 @@ def fit_reader(
                 rows.append(pool_features(model, seen, runtime))
                 targets.append(math.log2(diameter_px * zoom))
                 image_of.append(number)
+    # Half a second, which those who only read sizes are spared.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+
     if not rows:
         raise InputError("no training image has a nucleus to read a size from; check the training archive")
     features = np.stack(rows).astype(np.float64)
