@@ -145,16 +145,15 @@ def _match_maps(label_maps: Sequence[NDArray[np.int32]]) -> list[Floats]:
     best = [np.zeros((len(area), len(label_maps)), np.float32) for area in areas]
     for a, first in enumerate(label_maps):
         best[a][:, a] = 1
-        inside = np.flatnonzero(first)
-        rows = first.ravel()[inside].astype(np.int64) - 1
+        inside = np.flatnonzero(first != 0)
+        rows = first.ravel().take(inside).astype(np.int64) - 1
         for b in range(a + 1, len(label_maps)):
-            columns = label_maps[b].ravel()[inside]
-            both = columns > 0
-            if not both.any():
+            columns = label_maps[b].ravel().take(inside)
+            both = np.flatnonzero(columns != 0)
+            if not len(both):
                 continue
-            pairs, shared = _count_values(
-                rows[both] * len(areas[b]) + (columns[both] - 1), len(areas[a]) * len(areas[b])
-            )
+            found = rows.take(both) * len(areas[b]) + (columns.take(both) - 1)
+            pairs, shared = _count_values(found, len(areas[a]) * len(areas[b]))
             row, column = np.divmod(pairs, len(areas[b]))
             iou = (shared / (areas[a][row] + areas[b][column] - shared)).astype(np.float32)
             np.maximum.at(best[a][:, b], row, iou)
@@ -180,7 +179,7 @@ def _describe(
         features (n, F) float32; keys (n, 3) int64, which all but surely differ where pixels differ: the area, and the
         sums of positions and of their squares; the pixels of each nucleus.
     """
-    position = np.flatnonzero(label_map)
+    position = np.flatnonzero(label_map != 0)
     ids = label_map.ravel()[position] - 1
     order = np.argsort(ids, kind="stable")
     position, ids = position[order], ids[order]
@@ -194,10 +193,9 @@ def _describe(
     sizes = np.stack([diameter - math.log2(expected_px), diameter - median], axis=1)
     shape = _measure_shape(label_map.shape[1], position, ids)
     features = np.concatenate([of_image, sizes, inside, at_rim, shape], axis=1).astype(np.float32)
-    sums = np.zeros((2, len(area)), np.int64)
-    for total, values in zip(sums, (position, position * position), strict=True):
-        np.add.at(total, ids, values)
-    return features, np.stack([area, *sums], axis=1), np.split(position.astype(np.int32), np.cumsum(area)[:-1])
+    ends = np.cumsum(area)
+    sums = (np.add.reduceat(values, ends - area) for values in (position, position * position))
+    return features, np.stack([area, *sums], axis=1), np.split(position.astype(np.int32), ends[:-1])
 
 
 def _average(ids: NDArray[Any], count: int, *values: NDArray[Any]) -> list[NDArray[np.float64]]:
@@ -210,8 +208,7 @@ def _measure_inside(position: NDArray[Any], ids: NDArray[Any], mean: Floats, sou
     """Return (n, 6): foreground and its spread, boundary, distance, the deepest, and the own zoom's foreground."""
     foreground, boundary, distance = (plane.ravel()[position] for plane in mean)
     count = int(ids[-1]) + 1
-    deepest = np.zeros(count)
-    np.maximum.at(deepest, ids, distance)
+    deepest = np.maximum.reduceat(distance, np.searchsorted(ids, np.arange(count)))
     level, square, *others = _average(
         ids, count, foreground, foreground.astype(np.float64) ** 2, boundary, distance,
         source[_FOREGROUND].ravel()[position],

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.segmentation import watershed
+from skimage.segmentation._watershed_cy import watershed_raveled
 
 from pipeline.errors import InputError
 
@@ -237,8 +237,32 @@ def grow_nuclei(scaled: NDArray[np.float32], core: NDArray[np.float32], decoding
         # Each in its own box: what floods first among equals does not depend on what else the image holds.
         box = tuple(slice(first[shared], last[shared] + 1) for first, last in (rows, columns))
         within = components[box] == shared
-        label_map[box] += watershed(-scaled[_DISTANCE][box], seeds[box] * within, mask=within)
+        label_map[box] += flood(scaled[_DISTANCE][box], seeds[box] * within, within)
     return fill_holes(label_map)
+
+
+def flood(distance: NDArray[np.float32], seeds: NDArray[np.int32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the label map (H, W) int32 that seeds grow to in the mask, 4-connected, where `distance` is highest first.
+
+    It is `skimage.segmentation.watershed(-distance, seeds, mask=mask)`, without the checks and copies that take four
+    fifths of its time where an image is as small as a few nuclei.
+
+    Args:
+        distance: (H, W).
+        seeds: (H, W), 0 or an id, all in the mask.
+        mask: (H, W).
+    """
+    height, width = mask.shape
+    inside = slice(1, height + 1), slice(1, width + 1)
+    framed = np.zeros((height + 2, width + 2), np.float64)
+    is_open, labels = np.zeros(framed.shape, np.int8), np.zeros(framed.shape, np.int32)
+    np.negative(distance, out=framed[inside])
+    is_open[inside], labels[inside] = mask, seeds
+    row = width + 2
+    around, strides = np.array([-row, -1, 1, row]), np.array([row, 1])
+    flat = labels.ravel()
+    watershed_raveled(framed.ravel(), np.flatnonzero(flat), around, is_open.ravel(), strides, 0.0, flat, False)
+    return labels[inside]
 
 
 def label_components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -283,7 +307,10 @@ def fill_holes(label_map: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def drop_small(label_map: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]:
     """Drop nuclei below `min_area_px` and renumber the others 1..N in the order of their ids."""
-    is_kept = np.bincount(label_map.ravel(), minlength=1) >= max(1, min_area_px)
-    is_kept[0] = False
+    kept, flat = np.zeros_like(label_map), label_map.ravel()
+    pixels = np.flatnonzero(flat != 0)  # often a tenth of the image
+    ids = flat.take(pixels)
+    is_kept = np.bincount(ids, minlength=1) >= max(1, min_area_px)
     new_ids = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.int32)
-    return new_ids[label_map]
+    kept.ravel()[pixels] = new_ids.take(ids)
+    return kept
