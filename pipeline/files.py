@@ -1,13 +1,12 @@
 """Files that are either whole or not there: atomic writes and digests."""
 
 import errno
-import glob
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-            partial.chmod(0o644)  # mkstemp makes files that only their owner reads
+            partial.chmod(0o644)  # until now, only its owner could read it
             partial.replace(path)
             _sync_folder(path.parent)
 
@@ -75,6 +74,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                         if not folder.exists():
                             old.replace(folder)
                         raise
+                    _remove(old)
             else:
                 partial.replace(folder)
             _sync_folder(folder.parent)
@@ -84,41 +84,63 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def _temporary(path: Path, make_folder: bool) -> Iterator[Path]:
     """Yield a new file or folder beside `path`, locked for as long as this process works on it, and remove it after.
 
-    The lock goes with the process: what has none was left by a process that was killed, and is removed first.
+    It has the first number that no other process works on. The lock goes with the process: what a killed one left under
+    that number is emptied and taken, and under further ones removed. The folder is never listed, which would take long
+    where it holds many results.
     """
-    prefix, suffix = f".{path.name}.", ".partial"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
-        _remove_unlocked(left)
-    while True:
-        if make_folder:
-            partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=suffix))
-            try:
-                handle = os.open(partial, os.O_RDONLY)
-            except FileNotFoundError:  # another process took it for a left one before it was locked
-                continue
-        else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
-            partial = Path(name)
-        try:
-            with suppress(OSError):  # where the file system knows no locks, nothing that was left is removed either
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if partial.exists() and partial.stat().st_ino == os.fstat(handle).st_ino:
-                yield partial
-                return
-        finally:
-            os.close(handle)
+    numbered = (path.with_name(f".{path.name}.{number}.partial") for number in itertools.count())
+    claims = ((partial, _claim(partial, make_folder)) for partial in numbered)
+    partial, handle = next((partial, handle) for partial, handle in claims if handle is not None)
+    for left in itertools.takewhile(os.path.lexists, numbered):
+        _let_go(left, _claim(left, make_folder))
+    try:
+        yield partial
+    finally:
+        _let_go(partial, handle)
+
+
+def _let_go(partial: Path, handle: int | None) -> None:
+    """Remove what was claimed, unless it has got its name: then another process may have taken the number."""
+    if handle is not None:
+        if _is_open_as(handle, partial):
             _remove(partial)
+        os.close(handle)
 
 
-def _remove_unlocked(left: Path) -> None:
-    """Remove a temporary file or folder on which no process works."""
-    with suppress(OSError):
-        handle = os.open(left, os.O_RDONLY if left.is_dir() else os.O_RDWR)
+def _claim(partial: Path, make_folder: bool) -> int | None:
+    """Make `partial`, empty, and return its locked handle; None where another process works on it."""
+    while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(left)
-        finally:
+            if make_folder:
+                partial.mkdir(0o700)
+            else:
+                os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        with suppress(FileNotFoundError):  # another process has ended with it meanwhile
+            handle = os.open(partial, (os.O_RDONLY if make_folder else os.O_RDWR) | os.O_NOFOLLOW)
+            try:
+                is_free = _take(handle)
+            except OSError:  # a file system that knows no locks: what is new is nobody else's
+                is_free = is_new
+            if is_free and _is_open_as(handle, partial):
+                for left in partial.iterdir() if make_folder else ():
+                    _remove(left)
+                if not make_folder:
+                    os.ftruncate(handle, 0)
+                return handle
             os.close(handle)
+            if not is_free:
+                return None
+
+
+def _is_open_as(handle: int, path: Path) -> bool:
+    """Whether the open file or folder still is what lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: Path) -> None:
@@ -143,7 +165,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # tempfile names the whole path where `path` may be relative. What names another file is about reading that.
+        # What names another file is about reading that.
         is_here = error.filename is None or Path(os.fsdecode(error.filename)).absolute().is_relative_to(
             path.parent.absolute()
         )
