@@ -98,6 +98,11 @@ def check_images(count: int, seed: int) -> str:
         assert code == 0, _tail(home)
         rest_s = time.monotonic() - begin
 
+        idle = _start(home, run, "out", 2)
+        looking = Watch(idle)
+        assert idle.wait() == 0, _tail(home)
+        idle_s, idle_bytes = looking.stop(), looking.most_of_one()
+
         tables = [(home / out / TABLE).read_bytes() for out in ("alone", "out")]
         assert tables[0] == tables[1]
         manifest = pd.read_csv(home / "out" / MANIFEST)
@@ -111,7 +116,8 @@ def check_images(count: int, seed: int) -> str:
         f"{count} images of {_SIDE_PX} px, two processes: killed after {before} shards and {until_kill_s:.0f} s, the "
         f"rest in {rest_s:.0f} s, to the table of one process; a process took {late / 2**20:.0f} MiB at its most, "
         f"{early / 2**20:.0f} in its first quarter; one process took {alone_s:.0f} s, read "
-        f"{read / 2**20:.0f} MiB and wrote {written / 2**20:.0f} MiB in {files} files, {shards} shards"
+        f"{read / 2**20:.0f} MiB and wrote {written / 2**20:.0f} MiB in {files} files, {shards} shards; with "
+        f"nothing to do two took {idle_s:.0f} s and {idle_bytes / 2**20:.0f} MiB"
     )
 
 
