@@ -4,6 +4,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+try:
+    import fcntl  # noqa: F401 (locks of files; asked for here, since everything imports this module first)
+except ModuleNotFoundError:
+    sys.exit("error: this runs on Linux and macOS; on Windows, run it in WSL, https://learn.microsoft.com/windows/wsl")
+
 # How libraries say that memory ran out: torch on a CPU and on CUDA, C++, OpenCV.
 _EXHAUSTED = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad alloc", "Insufficient memory")
 

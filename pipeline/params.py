@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
-from pipeline.files import read_yaml
 from pipeline.options import Natural, NotNegative, OpenShare, Positive, Section, Seed, Share, Whole, explain_fault
+from pipeline.yaml_files import read_yaml
 
 
 def _count_from_zero(numbers: tuple[int, ...]) -> tuple[int, ...]:

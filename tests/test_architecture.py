@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pipeline"
 
 # From the ground up. A room may import those below its own, and itself; rooms that share a line, never one another.
 GROUND = {
-    "errors", "params", "options", "files", "tables", "diameter",
+    "errors", "params", "options", "files", "yaml_files", "tables", "diameter",
     "parallel", "progress", "provenance", "compose", "launch",
 }  # fmt: skip
 FLOORS = [

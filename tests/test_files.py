@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, atomic_path, read_json, read_yaml, sha256_of, write_json, write_text
+from pipeline.files import atomic_folder, atomic_path, read_json, sha256_of, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,24 +206,6 @@ def test_what_is_no_json_object_is_refused_with_the_cure(tmp_path, content):
 def test_a_json_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.json: cannot be read as JSON"):
         read_json(tmp_path / "a.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("a: [1\nb: 2", "line 2: expected ',' or ']', but got ':'"),
-        ("a:\n - b\n  c: d", "line 3: mapping values are not allowed here"),
-        ("a: \0", "special characters are not allowed"),
-        ("a: 1\na: 2", "the key a twice, on line 1 or below"),
-        ("a: !!python/object:os.system {}", "an anchor, a tag, 20 levels"),
-    ],
-)
-def test_what_is_no_yaml_is_refused_with_its_line_and_the_cure(tmp_path, text, reason):
-    (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"a\.yaml: cannot be read as YAML \(.*\); mend it, or restore it") as refusal:
-        read_yaml(tmp_path / "a.yaml")
-    assert reason in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("module", ["pipeline", "pipeline.stages"])

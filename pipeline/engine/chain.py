@@ -17,9 +17,10 @@ from typing import NamedTuple
 from pipeline.engine.jobs import Job, run_alone
 from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
-from pipeline.files import read_json, read_yaml, sha256_of, write_json
+from pipeline.files import read_json, sha256_of, write_json
 from pipeline.launch import OWNER, settle_threads
 from pipeline.provenance import check_runtime, describe_environment
+from pipeline.yaml_files import read_yaml
 
 MARKERS = Path(".resume/done")
 ENVIRONMENT, RUNTIME = Path("environment.json"), Path("runtime.json")

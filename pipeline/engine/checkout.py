@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
-from pipeline.files import read_yaml, write_text
+from pipeline.files import write_text
 from pipeline.launch import OWNER
+from pipeline.yaml_files import read_yaml
 
 _TMP, _RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 

@@ -19,8 +19,9 @@ from pipeline.engine.chain import ENVIRONMENT, is_done, read_chain
 from pipeline.engine.checkout import dvc_command, dvc_environment
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, atomic_path, hold, read_yaml, sha256_of, write_json
+from pipeline.files import atomic_folder, atomic_path, hold, sha256_of, write_json
 from pipeline.provenance import describe_environment, digest_code, fingerprint
+from pipeline.yaml_files import read_yaml
 
 _STAGES, _PARAMS, _JOURNAL = Path("dvc.yaml"), Path("params.yaml"), Path(".resume/journal")
 _LAY_OUT_S = 3600.0  # in which another run copies its images

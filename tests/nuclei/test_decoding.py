@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.ndimage import binary_fill_holes, gaussian_filter
 from scipy.ndimage import label as label_components
-from skimage.segmentation import watershed
 
 from pipeline.errors import InputError
 from pipeline.nuclei.decoding import (
@@ -20,7 +19,6 @@ from pipeline.nuclei.decoding import (
     decode_strips,
     drop_small,
     fill_holes,
-    flood,
 )
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.targets import encode_targets
@@ -254,15 +252,3 @@ def test_zooms_are_averaged_in_strips_as_at_once(monkeypatch):
 def test_probabilities_without_zooms_are_refused(shape):
     with pytest.raises(InputError, match="at least one zoom"):
         average_zooms(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_flooding_is_scikit_image_s_watershed_to_the_last_pixel(seed):
-    rng = np.random.default_rng(seed)
-    shape = tuple(rng.integers(1, 60, 2))
-    # Levels of 1/8: many pixels are equal, and which of them comes first decides.
-    distance = (gaussian_filter(rng.random(shape), 2) * 8).round().astype(np.float32) / 8
-    mask = gaussian_filter(rng.random(shape), 3) > 0.48
-    seeds = np.where(mask & (rng.random(shape) < 0.02), rng.integers(1, 9, shape), 0).astype(np.int32)
-    expected = watershed(-distance, seeds, mask=mask)
-    np.testing.assert_array_equal(flood(distance, seeds, mask), expected)

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
 from pipeline.experiments.drawing import draw_network
-from pipeline.files import read_yaml
 from pipeline.params import NetworkParams
 from pipeline.unet.describe import describe_network, format_stages
 from pipeline.unet.model import build_model
+from pipeline.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
