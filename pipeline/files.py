@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.progress import say
 
 _LOOK_S = 0.2
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # some file systems lock on one machine alone
 _LITTER = ("Thumbs.db", "desktop.ini")
 # A full disk, a quota, a limit of the file's size, a disk or folder that is read-only.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -38,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-            partial.chmod(0o644)  # until now, only its owner could read it
+            partial.chmod(0o644)  # others may read it now that it is whole
             partial.replace(path)
             _sync_folder(path.parent)
 
@@ -59,14 +62,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             yield partial
             if folder.exists():
                 with _temporary(folder, make_folder=True) as old:
+                    kept = old / folder.name
                     try:
-                        folder.replace(old)  # an empty folder gives way to a full one
+                        folder.replace(kept)
                         partial.replace(folder)
                     except BaseException:
                         if not folder.exists():
-                            old.replace(folder)
+                            kept.replace(folder)
                         raise
-                    _remove(old)
             else:
                 partial.replace(folder)
             _sync_folder(folder.parent)
@@ -76,16 +79,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def _temporary(path: Path, make_folder: bool) -> Iterator[Path]:
     """Yield a new file or folder beside `path`, locked for as long as this process works on it, and remove it after.
 
-    It has the first number that no other process works on. The lock goes with the process: what a killed one left under
-    that number is emptied and taken, and under further ones removed. The folder is never listed, which would take long
-    where it holds many results.
+    It has the first number that no other process of this machine works on. The lock goes with the process: what a
+    killed one left under that number is emptied and taken, and under those that follow removed, where locks are known.
+    The folder is never listed, which would take long where it holds many results.
     """
-    numbered = (path.with_name(f".{path.name}.{number}.partial") for number in itertools.count())
+    numbered = (path.with_name(f".{path.name}.{_HOST}.{number}.partial") for number in itertools.count())
     claims = ((partial, _claim(partial, make_folder)) for partial in numbered)
     partial, handle = next((partial, handle) for partial, handle in claims if handle is not None)
-    for left in itertools.takewhile(os.path.lexists, numbered):
-        _let_go(left, _claim(left, make_folder))
     try:
+        for left in itertools.takewhile(os.path.lexists, numbered):
+            _let_go(left, _claim(left, make_folder))
         yield partial
     finally:
         _let_go(partial, handle)
@@ -100,7 +103,10 @@ def _let_go(partial: Path, handle: int | None) -> None:
 
 
 def _claim(partial: Path, make_folder: bool) -> int | None:
-    """Make `partial`, empty, and return its locked handle; None where another process works on it."""
+    """Make `partial`, empty, and return its locked handle; None where it is there and not to be had.
+
+    Then another process works on it, or it is another user's, or of another kind.
+    """
     while True:
         try:
             if make_folder:
@@ -110,21 +116,37 @@ def _claim(partial: Path, make_folder: bool) -> int | None:
             is_new = True
         except FileExistsError:
             is_new = False
-        with suppress(FileNotFoundError):  # another process has ended with it meanwhile
-            handle = os.open(partial, (os.O_RDONLY if make_folder else os.O_RDWR) | os.O_NOFOLLOW)
-            try:
-                is_free = _take(handle)
-            except OSError:  # a file system that knows no locks: what is new is nobody else's
-                is_free = is_new
-            if is_free and _is_open_as(handle, partial):
-                for left in partial.iterdir() if make_folder else ():
-                    _remove(left)
-                if not make_folder:
-                    os.ftruncate(handle, 0)
-                return handle
-            os.close(handle)
-            if not is_free:
-                return None
+        try:
+            handle = os.open(partial, os.O_NOFOLLOW | (os.O_DIRECTORY if make_folder else os.O_RDWR))
+        except FileNotFoundError:  # another process has ended with it meanwhile
+            continue
+        except OSError:
+            if is_new:
+                raise
+            return None
+        try:
+            is_free = _take(handle)
+        except OSError:  # a file system that knows no locks: what is new is nobody else's
+            is_free = is_new
+        is_there = _is_open_as(handle, partial)
+        if is_free and is_there and _empty(handle, partial):
+            return handle
+        os.close(handle)
+        if not is_free or is_there:
+            return None
+
+
+def _empty(handle: int, partial: Path) -> bool:
+    """Empty an open file or folder, and return whether that went well."""
+    try:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            os.ftruncate(handle, 0)
+            return True
+        for left in partial.iterdir():
+            _remove(left)
+        return not any(partial.iterdir())
+    except OSError:
+        return False
 
 
 def _is_open_as(handle: int, path: Path) -> bool:
@@ -136,7 +158,7 @@ def _is_open_as(handle: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_folder, atomic_path, read_json, sha256_of, write_json, write_text
+from pipeline.files import _HOST, atomic_folder, atomic_path, read_json, sha256_of, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,7 +89,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, writer):
 @pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
 def test_what_several_killed_processes_left_is_removed_but_not_what_one_works_on(tmp_path, writer):
     for number in range(3):
-        left = tmp_path / f".a.{number}.partial"
+        left = tmp_path / f".a.{_HOST}.{number}.partial"
         if writer is atomic_folder:
             left.mkdir()
             (left / "half").write_text("half")
@@ -98,7 +98,6 @@ def test_what_several_killed_processes_left_is_removed_but_not_what_one_works_on
     with writer(tmp_path / "a") as first:
         assert listing(tmp_path) == [first.name]
         assert not any(first.iterdir()) if first.is_dir() else first.read_bytes() == b""
-        (tmp_path / ".a.1.partial").mkdir() if writer is atomic_folder else (tmp_path / ".a.1.partial").touch()
         with writer(tmp_path / "a") as second:
             assert listing(tmp_path) == sorted([first.name, second.name])
             assert first != second
@@ -125,11 +124,55 @@ def test_writing_does_not_list_the_folder(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("listed")
 
-    for name in ("os.scandir", "os.listdir"):
+    for name in ("os.scandir", "os.listdir", "pathlib.Path.iterdir", "pathlib.Path.glob"):
         monkeypatch.setattr(name, refuse)
     write_text(tmp_path / "a", "text")
     monkeypatch.undo()
     assert listing(tmp_path) == ["a"]
+
+
+def test_a_second_writer_of_a_folder_does_not_take_what_the_first_puts_aside(tmp_path, monkeypatch):
+    folder, replace, seen = tmp_path / "a", Path.replace, []
+
+    def begin_another(self, target):
+        done = replace(self, target)
+        if self == folder and not seen:  # the old folder has just been put aside
+            with atomic_folder(tmp_path / "a") as other:
+                seen.append(other)
+                (other / "second").write_text("second")
+        return done
+
+    with atomic_folder(folder) as partial:
+        (partial / "old").write_text("old")
+    monkeypatch.setattr(Path, "replace", begin_another)
+    with pytest.raises(OSError, match="not empty"), atomic_folder(folder) as partial:
+        (partial / "first").write_text("first")
+    monkeypatch.undo()
+    assert listing(folder) == ["second"]
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
+def test_what_is_of_another_kind_or_cannot_be_emptied_is_left_alone(tmp_path, writer):
+    odd = tmp_path / f".a.{_HOST}.0.partial"
+    if writer is atomic_path:
+        odd.mkdir()
+    else:
+        odd.write_text("odd")
+    with writer(tmp_path / "a") as partial:
+        assert partial != odd
+    assert listing(tmp_path) == [odd.name, "a"]
+
+
+def test_a_link_that_a_killed_process_left_is_removed_and_what_it_leads_to_is_not(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_text("kept")
+    left = tmp_path / f".a.{_HOST}.0.partial"
+    left.mkdir()
+    (left / "link").symlink_to(tmp_path / "far")
+    with atomic_folder(tmp_path / "a") as partial:
+        assert listing(partial) == []
+    assert listing(tmp_path / "far") == ["file"]
 
 
 def test_two_writers_of_one_file_leave_each_other_alone(tmp_path):

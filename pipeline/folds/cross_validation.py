@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.folds.candidate_store import CandidateStore, write_candidates
 from pipeline.folds.finder import CandidateFinder
 from pipeline.folds.predictions import Predictions
-from pipeline.folds.second_level import find_held_out, fit_models, rate_images
+from pipeline.folds.second_level import find_held_out, fit_second_level, rate_images
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
@@ -74,7 +74,7 @@ def cross_validate(
     decodings = {fold: choices[index] for fold, index in fit.on_others.items()}
     store = CandidateStore(candidates)
     found = find_held_out(store, predictions, folds, decodings, finder.select)
-    (trees,) = fit_models(store, [sorted(store)], finder.select)
+    (trees,) = fit_second_level(store, [sorted(store)], finder.select)
     return HeldOutNuclei(choices, fit, decoded, track(found, "choose nuclei", len(image_ids)), trees)
 
 

@@ -120,7 +120,7 @@ def load_finder(
 
     Args:
         decoding: `decoding.json`.
-        trees: those that were fitted on its candidates.
+        trees: `trees.npz` of the same run.
         scales: the zooms that images are predicted at, relative to their own.
         size: the size of nuclei at an image's own zoom.
         select: the second level's parameters.

@@ -15,7 +15,7 @@ from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.candidates import Candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
-from pipeline.nuclei.fitting import fit_model, measure_worth
+from pipeline.nuclei.fitting import fit_trees, measure_worth
 from pipeline.nuclei.selection import rate_candidates
 from pipeline.nuclei.signals import Signals
 from pipeline.nuclei.trees import Trees
@@ -69,7 +69,11 @@ def find_held_out(
     rated = [name for name in folds if name in store]
     ids = sorted(set(folds.values()))
     models = dict(
-        zip(ids, fit_models(store, [[name for name in rated if folds[name] != k] for k in ids], select), strict=True)
+        zip(
+            ids,
+            fit_second_level(store, [[name for name in rated if folds[name] != k] for k in ids], select),
+            strict=True,
+        )
     )
 
     def find(image_id: str, fold: int) -> tuple[NDArray[np.int32], Signals | None]:
@@ -82,16 +86,16 @@ def find_held_out(
     return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items())
 
 
-def fit_models(store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams) -> list[Trees | None]:
+def fit_second_level(store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams) -> list[Trees | None]:
     """Fit the second level's trees on the stored candidates of each list of images; None where they have none."""
     if select.trees == 0:
         return [None] * len(parts)
-    return [_fit_trees(store, image_ids, select) for image_ids in track(parts, "fit second level", unit="model")]
+    return [_fit_part(store, image_ids, select) for image_ids in track(parts, "fit second level", unit="model")]
 
 
-def _fit_trees(store: CandidateStore, image_ids: Sequence[str], select: SelectParams) -> Trees | None:
+def _fit_part(store: CandidateStore, image_ids: Sequence[str], select: SelectParams) -> Trees | None:
     features, worth = zip(*(store.lesson(image_id) for image_id in image_ids), strict=True) if image_ids else ((), ())
     if not any(map(len, features)):
         return None
     image = np.repeat(np.arange(len(features)), [len(each) for each in features])
-    return fit_model(np.concatenate(features), np.concatenate(worth), image, select)
+    return fit_trees(np.concatenate(features), np.concatenate(worth), image, select)

@@ -208,7 +208,7 @@ def _measure_inside(position: NDArray[Any], ids: NDArray[Any], mean: Floats, sou
     """Return (n, 6): foreground and its spread, boundary, distance, the deepest, and the own zoom's foreground."""
     foreground, boundary, distance = (plane.ravel()[position] for plane in mean)
     count = int(ids[-1]) + 1
-    deepest = np.maximum.reduceat(distance, np.searchsorted(ids, np.arange(count)))
+    deepest = np.maximum.reduceat(distance, np.searchsorted(ids, np.arange(count)))  # ids are sorted, without gaps
     level, square, *others = _average(
         ids, count, foreground, foreground.astype(np.float64) ** 2, boundary, distance,
         source[_FOREGROUND].ravel()[position],

@@ -283,7 +283,7 @@ def fill_holes(label_map: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def drop_small(label_map: NDArray[np.int32], min_area_px: int) -> NDArray[np.int32]:
     """Drop nuclei below `min_area_px` and renumber the others 1..N in the order of their ids."""
-    kept, flat = np.zeros_like(label_map), label_map.ravel()
+    kept, flat = np.zeros(label_map.shape, np.int32), label_map.ravel()
     pixels = np.flatnonzero(flat != 0)  # often a tenth of the image
     ids = flat.take(pixels)
     is_kept = np.bincount(ids, minlength=1) >= max(1, min_area_px)

@@ -35,7 +35,7 @@ def measure_worth(candidates: Candidates, truth: NDArray[np.integer]) -> Floats:
     return worth
 
 
-def fit_model(features: Floats, worth: Floats, image: NDArray[np.integer], params: SelectParams) -> Trees:
+def fit_trees(features: Floats, worth: Floats, image: NDArray[np.integer], params: SelectParams) -> Trees:
     """Fit the trees that predict the worth of candidates.
 
     Args:

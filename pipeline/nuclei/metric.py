@@ -54,7 +54,7 @@ def tabulate_overlap(truth: NDArray[np.integer], prediction: NDArray[np.integer]
     """
     if truth.shape != prediction.shape:
         raise InputError(f"the truth is {truth.shape} and the prediction {prediction.shape}; they must be of one size")
-    # What neither has a nucleus of, most of many images, is counted by nobody.
+    # Pixels that are background in both, most of many images, are left out: no area needs them.
     pixels = np.flatnonzero((truth.ravel() != 0) | (prediction.ravel() != 0))
     rows, columns = (_check_ids(label_map.ravel().take(pixels)) for label_map in (truth, prediction))
     n_rows, n_columns = (int(ids.max(initial=0)) + 1 for ids in (rows, columns))

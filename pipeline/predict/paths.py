@@ -81,7 +81,9 @@ def check_run(folds: Path) -> None:
         InputError: it holds none.
     """
     if not all((folds / name).exists() for name in ("weights", "sizes", "trees.npz", "decoding.json")):
-        raise InputError(f"{folds}: no trained run; make one with `make repro`, or name one with --run")
+        raise InputError(
+            f"{folds}: no trained run, or not all of one; make or finish it with `make repro`, or name one with --run"
+        )
 
 
 def choose_images(paths: Sequence[Path], out: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from pipeline.folds.finder import CandidateFinder, NucleusFinder, find_nuclei
 from pipeline.folds.networks import Folds
 from pipeline.folds.prediction import predict_estimated
 from pipeline.folds.predictions import Predictions, write_predictions
-from pipeline.folds.second_level import fit_models, rate_images
+from pipeline.folds.second_level import fit_second_level, rate_images
 from pipeline.folds.sizes import learn_sizes
 from pipeline.images.splits import NamedImage
 from pipeline.nuclei.metric import average_precision, count_matches
@@ -83,7 +83,7 @@ class _Finder:
 
     def _fit(self, *parts: list[str]) -> list[Any]:
         """Return a second-level model of each list of seen images."""
-        return fit_models(CandidateStore(self._folder / "candidates.npz"), parts, self._params.select)
+        return fit_second_level(CandidateStore(self._folder / "candidates.npz"), parts, self._params.select)
 
     def _look_at_seen(self) -> Predictions:
         """Learn to read sizes, write the candidates of the seen images, and return their predictions."""

@@ -54,13 +54,13 @@ def fit(_: Path) -> Callable[[], None]:
 
     from pipeline.compose import compose_params
     from pipeline.nuclei.candidates import FEATURES
-    from pipeline.nuclei.fitting import fit_model
+    from pipeline.nuclei.fitting import fit_trees
 
     params = compose_params(["train=cpu"])
     rng = np.random.default_rng(0)
     features = rng.random((CANDIDATES, len(FEATURES)), dtype=np.float32)
     image, worth = np.arange(CANDIDATES) // 40, features[:, :3].mean(axis=1)
-    return lambda: fit_model(features, worth, image, params.select) and None
+    return lambda: fit_trees(features, worth, image, params.select) and None
 
 
 WORKS = {"training": train, "prediction": predict, "fitting": fit}

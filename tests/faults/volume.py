@@ -46,7 +46,7 @@ class Watch:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self.samples: dict[int, list[tuple[float, int]]] = defaultdict(list)
         self._begin, self._process, self._is_on = time.monotonic(), psutil.Process(process.pid), True
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
@@ -100,8 +100,10 @@ def check_images(count: int, seed: int) -> str:
 
         idle = _start(home, run, "out", 2)
         looking = Watch(idle)
-        assert idle.wait() == 0, _tail(home)
+        code = idle.wait()
         idle_s, idle_bytes = looking.stop(), looking.most_of_one()
+        assert code == 0, _tail(home)
+        assert f"{count} of {count} files were done before" in (home / "log.txt").read_text(), _tail(home)
 
         tables = [(home / out / TABLE).read_bytes() for out in ("alone", "out")]
         assert tables[0] == tables[1]
@@ -115,9 +117,9 @@ def check_images(count: int, seed: int) -> str:
     return (
         f"{count} images of {_SIDE_PX} px, two processes: killed after {before} shards and {until_kill_s:.0f} s, the "
         f"rest in {rest_s:.0f} s, to the table of one process; a process took {late / 2**20:.0f} MiB at its most, "
-        f"{early / 2**20:.0f} in its first quarter; one process took {alone_s:.0f} s, read "
-        f"{read / 2**20:.0f} MiB and wrote {written / 2**20:.0f} MiB in {files} files, {shards} shards; with "
-        f"nothing to do two took {idle_s:.0f} s and {idle_bytes / 2**20:.0f} MiB"
+        f"{early / 2**20:.0f} in its first quarter; one process took {alone_s:.0f} s for "
+        f"{read / 2**20:.0f} MiB, and wrote {written / 2**20:.0f} MiB in {files} files, {shards} shards; with "
+        f"nothing to do it took {idle_s:.0f} s and {idle_bytes / 2**20:.0f} MiB"
     )
 
 

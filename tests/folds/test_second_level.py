@@ -37,13 +37,13 @@ def rated(make_split, tmp_path, select):
 
 def test_models_are_fitted_on_the_other_folds_before_the_first_image_comes(rated, select, monkeypatch):
     _, predictions, store = rated
-    fit_models, taught = second_level.fit_models, []
+    fit_second_level, taught = second_level.fit_second_level, []
 
     def note(given, parts, params):
         taught.extend(parts)
-        return fit_models(given, parts, params)
+        return fit_second_level(given, parts, params)
 
-    monkeypatch.setattr(second_level, "fit_models", note)
+    monkeypatch.setattr(second_level, "fit_second_level", note)
     found = find_held_out(store, predictions, FOLDS, DECODINGS, select)
     # Nothing was asked for yet: a bar around what comes now shows the choosing alone.
     assert [sorted(part) for part in taught] == [["c", "d"], ["a", "b"]]

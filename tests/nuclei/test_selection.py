@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.nuclei.candidates import FEATURES, Candidates
-from pipeline.nuclei.fitting import fit_model, measure_worth
+from pipeline.nuclei.fitting import fit_trees, measure_worth
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.selection import choose_set, list_decodings, rate_candidates
 
@@ -80,7 +80,7 @@ def test_the_model_learns_what_tells_good_from_bad_and_is_the_same_every_time(se
     features = rng.random((3000, len(FEATURES)), np.float32)
     agreement = features[:, FEATURES.index("agreement")]
     image = np.repeat(np.arange(30), 100)
-    model, again = (fit_model(features, agreement, image, select) for _ in range(2))
+    model, again = (fit_trees(features, agreement, image, select) for _ in range(2))
     candidates = make_candidates((4, 20), [(0, 4, 0, 1)] * 500)
     candidates.features[:] = rng.random((500, len(FEATURES)))
     rated = rate_candidates(model, candidates)
