@@ -1,7 +1,7 @@
 """The second-level model's cross-validation: candidates of every held-out image, and what a model chooses of them.
 
-In: out-of-fold predictions and true label maps. Out: candidates with their worth, and label maps, each chosen by a
-model that was fitted on the other folds.
+In: out-of-fold predictions and true label maps. Out: candidates with their worth, and label maps, each chosen by
+trees that were fitted on the other folds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,20 +68,15 @@ def find_held_out(
     """
     rated = [name for name in folds if name in store]
     ids = sorted(set(folds.values()))
-    models = dict(
-        zip(
-            ids,
-            fit_second_level(store, [[name for name in rated if folds[name] != k] for k in ids], select),
-            strict=True,
-        )
-    )
+    others = [[name for name in rated if folds[name] != k] for k in ids]
+    trees_of = dict(zip(ids, fit_second_level(store, others, select), strict=True))
 
     def find(image_id: str, fold: int) -> tuple[NDArray[np.int32], Signals | None]:
-        model = models[fold]
-        if model is None or image_id not in store:
+        trees = trees_of[fold]
+        if trees is None or image_id not in store:
             return decode_instances(average_zooms(predictions[image_id][0]), decodings[fold]), None
         candidates = store.candidates(image_id)
-        return choose_rated(candidates, rate_candidates(model, candidates), select)
+        return choose_rated(candidates, rate_candidates(trees, candidates), select)
 
     return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items())
 
