@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks, and write what they found to results.json and results.md beside this file.
+"""`make bench`: run the benchmarks, and write what they found to results.json and results.md, and the README's table.
 
 `make bench only="rle scoring"` runs some and keeps the others' results. They run on the full stage1_train where
 data/dsb2018 has it (`python -m pipeline fetch`), otherwise on the embedded sample, and the results say which. Some need
@@ -23,6 +23,9 @@ BENCHMARKS = (
 )  # fmt: skip
 NEED_WEIGHTS = {"peers", "profile", "scaling"}
 RESULTS = Path(__file__).with_name("results.json")
+README = ROOT / "README.md"
+SHOWN = ("1b", "3a", "5", "6a", "7", "8", "9a")  # the rows of its table
+MARKS = "<!-- by make bench -->\n", "<!-- to here -->"
 SCRATCH = ROOT / ".resume" / "bench"
 
 
@@ -75,12 +78,23 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def show(readme: str, results: dict[str, Any]) -> str:
+    """Return the README's text with the rows that are SHOWN between its MARKS."""
+    lines = ["| what | as fast as | times | target |", "|---|---|---|---|"]
+    rows = {row["number"]: row for report in results.values() for row in report["rows"]}
+    for row in (rows[number] for number in SHOWN if number in rows):
+        lines.append("| " + " | ".join(row[key] for key in ("what", "against", "value", "target")) + " |")
+    before, rest = readme.split(MARKS[0])
+    return before + MARKS[0] + "\n" + "\n".join(lines) + "\n\n" + MARKS[1] + rest.split(MARKS[1])[1]
+
+
 def keep(name: str, report: dict[str, Any]) -> None:
     """Put one benchmark's findings in the place of its last ones."""
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     results[name] = report
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     RESULTS.with_suffix(".md").write_text(render(results), encoding="utf-8")
+    README.write_text(show(README.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def main() -> None:

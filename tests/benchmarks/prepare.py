@@ -62,4 +62,4 @@ def run(setting: Setting) -> Report:
         f"ours also writes the tables of images and problems"
     )
     what = f"{source.archive} to arrays, {count} images, {params.housekeeping.workers} processes"
-    return Report([compare_row("8", what, "PIL, one mask at a time, one process", ">= 3x", timing, note)])
+    return Report([compare_row("8", what, "PIL, one mask at a time, one process", ">= 3.5x", timing, note)])
