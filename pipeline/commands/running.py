@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from pipeline.commands.command import FOLDS, PARAMS, STORAGE, Commands, add_engine, check_engine, read_count, read_jobs
@@ -51,7 +52,9 @@ def add_commands(commands: Commands) -> None:
     compose.set_defaults(call=_compose)
 
     template = commands.add_parser(
-        "template", help="print an array of jobs for the queue of a cluster: parts of `run`, or shares of `predict`"
+        "template",
+        help="print an array of jobs for the queue of a cluster: parts of `run`, which it prepares and lays out, or "
+        "shares of `predict`",
     )
     template.add_argument("queue", choices=("slurm", "k8s"), help="Slurm's sbatch, or an Indexed Job of Kubernetes")
     template.set_defaults(call=_print_parts, what="folds", storage=STORAGE)
@@ -68,12 +71,13 @@ def add_commands(commands: Commands) -> None:
         parts.set_defaults(call=_print_parts, what=name)
     shares = whats.add_parser("predict", help="a job for each share; `predict` without --share makes the tables")
     add_images(shares)
-    shares.add_argument("--shares", type=read_count, default=8, metavar="N", help="jobs; default: %(default)s")
+    shares.add_argument("--shares", type=read_count, default=8, metavar="N", help="jobs at most; default: %(default)s")
     shares.set_defaults(call=_print_shares)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from pipeline.engine.chain import run_chain
+    from pipeline.engine.checkout import check_archives
     from pipeline.engine.cluster import run_on_cluster
     from pipeline.engine.machine import find_places
     from pipeline.engine.processes import run_on_processes
@@ -95,6 +99,8 @@ def _run(arguments: argparse.Namespace) -> None:
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
         parts = list_work(params.folds, params.data)
+        if not alone:
+            check_archives(params.data)
         if alone:
             sys.exit(run_chain(*alone[0]))
         if is_ray:
@@ -114,7 +120,7 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 
 def _print_parts(arguments: argparse.Namespace) -> None:
-    from pipeline.engine.checkout import find_stale
+    from pipeline.engine.checkout import check_archives, find_stale
     from pipeline.engine.processes import held_checkout, repro, take_finished
     from pipeline.engine.storage import lay_out, lend
     from pipeline.engine.templates import WRITERS, Array
@@ -123,6 +129,7 @@ def _print_parts(arguments: argparse.Namespace) -> None:
     from pipeline.params import load_params
 
     params = load_params(PARAMS)
+    check_archives(params.data)
     folds, shares = list_work(params.folds, params.data)
     work, numbers = shares if arguments.what == "testset" else folds
     with held_checkout() as handle:
@@ -143,10 +150,16 @@ def _print_parts(arguments: argparse.Namespace) -> None:
 def _print_shares(arguments: argparse.Namespace) -> None:
     from pipeline.engine.templates import WRITERS, Array
     from pipeline.params import load_params
-    from pipeline.predict.paths import check_run
+    from pipeline.predict.paths import check_run, choose_images, list_images
+    from pipeline.predict.shards import cut_shards
 
     check_run(arguments.run / FOLDS)
+    with redirect_stdout(sys.stderr):  # stdout is the script's
+        images = choose_images(list_images(arguments.images, arguments.out), arguments.out)
+        shares = min(arguments.shares, len(cut_shards(images, arguments.out, "")))
+        if shares < arguments.shares:
+            print(f"{len(images)} images, shards: {shares}, a job each")
     params = load_params(arguments.run / PARAMS)
-    words = ["python", *list_words(arguments, f"{{index}}/{arguments.shares}", find_key(arguments))]
-    array = Array("nuclei-predict", arguments.shares, words, Path.cwd())
+    words = ["python", *list_words(arguments, f"{{index}}/{shares}", find_key(arguments))]
+    array = Array("nuclei-predict", shares, words, Path.cwd())
     print(WRITERS[arguments.queue](array, params.cluster), end="")

@@ -16,6 +16,7 @@ from pipeline.engine.work import Work
 from pipeline.errors import InputError, shorten
 from pipeline.files import write_text
 from pipeline.launch import OWNER
+from pipeline.params import DataParams
 from pipeline.yaml_files import read_yaml
 
 _TMP, _RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
@@ -34,6 +35,19 @@ def dvc_environment() -> Mapping[str, str]:
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {"PATH": path, OWNER: str(os.getpid()), "DVC_SITE_CACHE_DIR": str((_TMP / "site").absolute())}
+
+
+def check_archives(data: DataParams) -> None:
+    """Refuse a folder of archives that is not there: of DVC's error one cannot tell what to do.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if not Path(data.dir).exists():
+        raise InputError(
+            f"{data.dir}: no such folder; `python -m pipeline fetch fixes` and `fetch bbbc038` get the competition's "
+            "archives, to data/dsb2018; name the folder of other ones by data.dir in params.yaml"
+        )
 
 
 def find_stale(work: Work, numbers: Sequence[int]) -> dict[int, list[str]]:

@@ -40,6 +40,7 @@ Path(out).write_text(name)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A checkout of three folds and two shares."""
+    (tmp_path / "data" / "sample").mkdir(parents=True)
     stages = {"folds": {"cmd": "python stage.py folds folds/folds.csv", "outs": ["folds/folds.csv"]}}
     for name, item, needs in (
         ("train", "fold", "folds/folds.csv"),
@@ -122,6 +123,13 @@ def test_a_request_to_stop_reaches_every_fold_and_says_how_to_go_on(folder, numb
         (folder / f"on{fold}").unlink()
     run_all(2)
     assert (folder / "end").exists()
+
+
+@pytest.mark.parametrize("command", [["run"], ["template", "slurm"]])
+def test_a_folder_of_archives_that_is_not_there_is_named_with_what_fetches_them(folder, command):
+    Path("data/sample").rmdir()
+    with pytest.raises(SystemExit, match=r"error: data/sample: no such folder; `python -m pipeline fetch fixes`"):
+        main(command)
 
 
 def test_a_test_set_is_not_handed_to_a_queue_before_its_folds_are_done(folder, capfd, monkeypatch):

@@ -287,6 +287,20 @@ def test_what_is_no_share_is_refused(share, capsys):
     assert "is no share; give K/N" in capsys.readouterr().err
 
 
+def test_a_queue_gets_no_more_jobs_than_there_are_shards(run, images, tmp_path, capsys):
+    words = ["template", "slurm", "predict", *map(str, images), "--out", str(tmp_path / "out"), "--run", str(run)]
+    main([*words, "--shares", "50"])
+    printed = capsys.readouterr()
+    assert "#SBATCH --array=0-0\n" in printed.out
+    assert "8 images, shards: 1, a job each" in printed.err
+    assert printed.out.startswith("#!/bin/bash\n")
+
+
+def test_a_queue_gets_no_jobs_for_images_that_are_not_there(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"none\.png: no such file"):
+        main(["template", "slurm", "predict", str(tmp_path / "none.png"), "--out", str(tmp_path), "--run", str(run)])
+
+
 def test_shares_are_of_the_shards_that_are_left():
     assert split([3, 4, 8, 9, 10], 2) == ["3,8,10", "4,9"]
     assert split([3], 4) == ["3"]
