@@ -104,21 +104,6 @@ def test_what_several_killed_processes_left_is_removed_but_not_what_one_works_on
     assert listing(tmp_path) == ["a"]
 
 
-def test_where_no_locks_are_known_writers_keep_out_of_each_other_s_way(tmp_path, monkeypatch):
-    def refuse(handle, kind):
-        raise OSError(errno.ENOLCK, "no locks")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    path = tmp_path / "a"
-    with atomic_path(path) as first:
-        first.write_text("first")
-        with atomic_path(path) as second:
-            second.write_text("second")
-        assert path.read_text() == "second"
-    assert path.read_text() == "first"
-    assert listing(tmp_path) == ["a"]
-
-
 def test_writing_does_not_list_the_folder(tmp_path, monkeypatch):
     # With 60,000 results in it that took a tenth of a second for each further one.
     def refuse(*arguments):
@@ -175,7 +160,13 @@ def test_a_link_that_a_killed_process_left_is_removed_and_what_it_leads_to_is_no
     assert listing(tmp_path / "far") == ["file"]
 
 
-def test_two_writers_of_one_file_leave_each_other_alone(tmp_path):
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_two_writers_of_one_file_leave_each_other_alone(tmp_path, monkeypatch, has_locks):
+    def refuse(handle, kind):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    if not has_locks:
+        monkeypatch.setattr("fcntl.flock", refuse)
     path = tmp_path / "a"
     with atomic_path(path) as first:
         first.write_text("first")

@@ -99,10 +99,9 @@ def _run(arguments: argparse.Namespace) -> None:
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
         parts = list_work(params.folds, params.data)
-        if not alone:
-            check_archives(params.data)
         if alone:
             sys.exit(run_chain(*alone[0]))
+        check_archives(params.data)
         if is_ray:
             run_on_cluster(parts, params.cluster, arguments.address, storage)
         else:

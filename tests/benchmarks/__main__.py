@@ -80,7 +80,7 @@ def render(results: dict[str, Any]) -> str:
 
 def show(readme: str, results: dict[str, Any]) -> str:
     """Return the README's text with the rows that are SHOWN between its MARKS."""
-    lines = ["| what | as fast as | times | target |", "|---|---|---|---|"]
+    lines = ["| what | against | times as fast | target |", "|---|---|---|---|"]
     rows = {row["number"]: row for report in results.values() for row in report["rows"]}
     for row in (rows[number] for number in SHOWN if number in rows):
         lines.append("| " + " | ".join(row[key] for key in ("what", "against", "value", "target")) + " |")
