@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
         yield from map(function, items)
         return
     rest = iter(items)
-    # A fork of a process whose threads run (torch, OpenCV) can hang; forkserver starts from a clean one.
+    # A fork of a process whose threads run (torch, OpenCV) can hang; forkserver starts from one without threads.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         waiting: deque[Future[Result]] = deque()
@@ -54,6 +55,17 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], work
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def preload_workers(module: str, workers: int) -> None:
+    """Let the process that workers are forked off import the module that they need, while this one does something else.
+
+    Only the first call of a process counts, before its first workers: later ones find it running. The module, and what
+    it imports, may start no thread: a fork of a process whose threads run can hang.
+    """
+    if workers > 1:
+        forkserver.set_forkserver_preload(["__main__", module])  # the first is there by default
+        forkserver.ensure_running()
 
 
 def start_worker(_number: int = 0) -> None:

@@ -16,6 +16,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.parallel import map_in_order
 
+ROOT = Path(__file__).resolve().parents[1]
 PID = "__import__('os').getpid()"
 SLOW_FIRST = "__import__('time').sleep(0.3 if {0} == 0 else 0) or {0}"
 
@@ -33,6 +34,19 @@ def test_more_workers_are_other_processes_and_few():
     processes = set(map_in_order(eval, [PID] * 20, 2))
     assert os.getpid() not in processes
     assert 1 <= len(processes) <= 2
+
+
+def test_workers_begin_with_the_module_that_was_preloaded():
+    found = "'colorsys' in __import__('sys').modules"
+    script = (
+        "from pipeline.parallel import map_in_order, preload_workers\n"
+        "preload_workers('colorsys', 1)\n"  # no worker, nothing to start
+        "preload_workers('colorsys', 2)\n"
+        "preload_workers('wave', 2)\n"  # too late, and no error
+        f'print(set(map_in_order(eval, ["{found}"] * 6, 2)), {found})\n'
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["{True}", "False"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from pipeline.errors import InputError, shorten
 from pipeline.tables import check_image_id
@@ -30,6 +31,17 @@ LITTER = ("Thumbs.db", "desktop.ini")  # what file managers leave behind
 _LONGEST_NAME = 512  # characters; a file system takes 255 bytes for each folder, and Kaggle's names have 144
 _LOCAL_HEADER_BYTES = 30  # before the name, section 4.3.7 of PKWARE's APPNOTE
 _ENCRYPTED = 0x1  # general purpose bit 0, section 4.4.4 of PKWARE's APPNOTE
+
+
+class Place(NamedTuple):
+    """Where a file lies in a zip, as the zip's directory has it: who is given it need not read the whole directory."""
+
+    name: str
+    offset: int  # of its local header, bytes
+    packed_bytes: int
+    size_bytes: int
+    crc: int
+    method: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,19 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 
 @lru_cache(maxsize=1)
+def open_file_once(path: Path) -> IO[bytes]:
+    """Open the zip at `path` for `read_place`, without reading its directory, and keep it open as `open_once` does.
+
+    Raises:
+        InputError: it cannot be opened any more.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run the same command again") from error
+
+
+@lru_cache(maxsize=1)
 def open_once(path: Path) -> zipfile.ZipFile:
     """Open the zip at `path`, and keep it open between the jobs of a process: its directory may be long.
 
@@ -73,46 +98,51 @@ def read_entry(archive: zipfile.ZipFile, entry: str, max_pixels: int) -> bytes:
         InputError: the entry is damaged, is packed by another method than deflate, or unpacks to more than an image of
             `max_pixels` can take: a bomb.
     """
-    info, most = archive.getinfo(entry), max_pixels * _MAX_BYTES_PER_PIXEL + _OVERHEAD_BYTES
+    assert archive.fp is not None  # it is open
+    return read_place(archive.fp, find_place(archive, entry), f"{archive.filename}: {entry}", max_pixels)
+
+
+def find_place(archive: zipfile.ZipFile, entry: str) -> Place:
+    """Return where `entry`, which must be there, lies."""
+    info = archive.getinfo(entry)
+    return Place(entry, info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+
+
+def read_place(file: IO[bytes], place: Place, where: str, max_pixels: int) -> bytes:
+    """Return the bytes of what lies at `place` in the zip `file`, as `read_entry` does; `where` is for messages."""
     # What is packed needs its room too, and no image grows by packing.
-    if (size := max(info.file_size, info.compress_size)) > most:
+    size, most = max(place.size_bytes, place.packed_bytes), max_pixels * _MAX_BYTES_PER_PIXEL + _OVERHEAD_BYTES
+    if size > most:
         raise InputError(
-            f"{archive.filename}: {entry}: unpacks to {size} bytes, "
+            f"{where}: unpacks to {size} bytes, "
             f"more than an image of max_pixels = {max_pixels}; raise housekeeping.max_pixels if the image is real"
         )
     # Of the other methods' streams, zipfile unpacks a piece at once whatever its size, and 50 bytes may be gigabytes.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(
-            f"{archive.filename}: {entry}: packed by method {info.compress_type}, not deflate; zip it anew by deflate"
-        )
+    if place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{where}: packed by method {place.method}, not deflate; zip it anew by deflate")
     try:
-        return _read_plain(archive, info)
+        return _read_plain(file, place)
     except _DAMAGE as error:
-        raise InputError(
-            f"{archive.filename}: {entry}: damaged ({shorten(error)}); download the archive again"
-        ) from error
+        raise InputError(f"{where}: damaged ({shorten(error)}); download the archive again") from error
 
 
-def _read_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _read_plain(file: IO[bytes], place: Place) -> bytes:
     """Return the bytes of a stored or deflated entry; never more than its size in the directory and one are unpacked.
 
     Without the objects that zipfile makes for each entry, which take longer than a mask of some hundred bytes.
     """
-    file = archive.fp
-    if file is None:
-        raise ValueError("the archive is closed")
-    file.seek(info.header_offset)
+    file.seek(place.offset)
     header = file.read(_LOCAL_HEADER_BYTES)
     if len(header) < _LOCAL_HEADER_BYTES or header[:4] != b"PK\3\4":
         raise zipfile.BadZipFile("no header where the directory says")
     # The lengths of the name and of the extra field come last.
     file.seek(sum(struct.unpack_from("<HH", header, 26)), 1)
-    content = file.read(info.compress_size)
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, info.file_size + 1)
-    if len(content) != info.file_size:
-        raise zipfile.BadZipFile(f"another size than {info.file_size} bytes")
-    if zlib.crc32(content) != info.CRC:
+    content = file.read(place.packed_bytes)
+    if place.method == zipfile.ZIP_DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, place.size_bytes + 1)
+    if len(content) != place.size_bytes:
+        raise zipfile.BadZipFile(f"another size than {place.size_bytes} bytes")
+    if zlib.crc32(content) != place.crc:
         raise zipfile.BadZipFile("Bad CRC-32")
     return content
 

@@ -19,7 +19,7 @@ from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError
 from pipeline.images.contrast import Contrast, apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
-from pipeline.images.splits import PreparedSplit
+from pipeline.images.splits import PreparedSplit, Window
 from pipeline.images.table import name_acquisitions
 from pipeline.parallel import start_worker
 from pipeline.params import ContrastParams, SizeParams
@@ -66,6 +66,7 @@ class TrainingImages:
         if not len(split):
             raise InputError("no images to train on; check folds.csv")
         self._split, self._ids = split, split.image_ids
+        self._shapes = [*split.shapes().values()]
         self._cumulative = np.cumsum(sampling_weights(split.table, balance))
         self._zooms = zooms_to_size(split.diameters_px, size)
         self._contrasts = [find_contrast(image, contrast) for _, image in split.images()]
@@ -90,8 +91,10 @@ class TrainingImages:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32], np.random.Generator]:
         """Return the tile (T, T, 3) of a sample, its label map (T, T), and the generator of what is left."""
         index, rng = self.draw_image(seed, sample)
-        image, label_map = self._split.image(self._ids[index]), self._split.label_map(self._ids[index])
-        return *cut_tile(image, label_map, tile_px, float(self._zooms[index]), rng, self._contrasts[index]), rng
+        image_id, zoom = self._ids[index], float(self._zooms[index])
+        window = draw_window(self._shapes[index], tile_px, zoom, rng)
+        image, label_map = self._split.image(image_id, window), self._split.label_map(image_id, window)
+        return *make_tile(image, label_map, tile_px, zoom, self._contrasts[index]), rng
 
     def whole_images(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         """Yield each image (H, W, 3) uint8, as networks see it, and its label map (H, W) int32, both zoomed."""
@@ -127,32 +130,33 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(image), torch.from_numpy(label_map)
 
 
-def cut_tile(
-    image: NDArray[np.uint8],
-    label_map: NDArray[np.uint16],
-    tile_px: int,
-    zoom: float,
-    rng: np.random.Generator,
-    contrast: Contrast,
+def draw_window(shape: tuple[int, int], tile_px: int, zoom: float, rng: np.random.Generator) -> Window:
+    """Return a random part of an image of `shape` (H, W) that makes a tile of `tile_px` at `zoom` output px per px.
+
+    It is smaller where the image is.
+    """
+    source_px = max(1, round(tile_px / zoom))
+    top, left = draw_corner(shape, source_px, rng)
+    return np.s_[top : top + source_px, left : left + source_px]
+
+
+def make_tile(
+    image: NDArray[np.uint8], label_map: NDArray[np.uint16], tile_px: int, zoom: float, contrast: Contrast
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Cut a random tile at a zoom; where the image ends, it is mirrored.
+    """Make a tile of what `draw_window` cut from an image; where the image ends, it is mirrored.
 
     Args:
         image: (H, W, 3) uint8.
         label_map: (H, W) integer.
-        tile_px: side of the tile.
+        tile_px: side of the tile, T.
         zoom: output px per input px; smaller than 1 averages areas.
-        rng: of the place.
         contrast: of the whole image, by which the network is shown it. It comes before the zoom, as in prediction:
             the density of a mean is not the mean of densities.
 
     Returns:
         (T, T, 3) uint8 and (T, T) int32.
     """
-    source_px = max(1, round(tile_px / zoom))
-    top, left = draw_corner(image.shape[:2], source_px, rng)
-    window = np.s_[top : top + source_px, left : left + source_px]
-    tile, ids = zoom_pair(apply_contrast(image[window], contrast), label_map[window], zoom)
+    tile, ids = zoom_pair(apply_contrast(image, contrast), label_map, zoom)
     return _mirror_to(tile[:tile_px, :tile_px], tile_px), _mirror_to(ids[:tile_px, :tile_px], tile_px)
 
 

@@ -6,6 +6,7 @@ stage1_train, in gaps that are several times wider than the spread beside them; 
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,13 +33,13 @@ def classify_image_type(image: NDArray[np.uint8]) -> str:
     - purple_on_purple: stained tissue whose background is stained too
     - colour_on_dark: colours on a dark background
     """
-    luminance, chroma = _measure_colours(image)
-    light = float(np.median(luminance)) >= _LIGHT_MEDIAN
+    levels, chroma = _measure_colours(image)
+    light = _median_of(levels) / 3 >= _LIGHT_MEDIAN
     if float(chroma.mean()) < _COLOUR_CHROMA:
         return "brightfield" if light else "fluorescence"
     if not light:
         return "colour_on_dark"
-    background = chroma[luminance >= np.percentile(luminance, 80)]
+    background = chroma[levels >= np.percentile(levels, 80)]
     return "purple_on_purple" if float(background.mean()) >= _PURPLE_BACKGROUND_CHROMA else "purple_on_white"
 
 
@@ -47,10 +48,19 @@ def is_stained(image: NDArray[np.uint8]) -> bool:
     return classify_image_type(image) in STAINED_TYPES
 
 
-def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
-    """Return mean(R, G, B) and max(R, G, B) - min(R, G, B) of pixels evenly over an image, each (n,)."""
+def _measure_colours(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Return R + G + B and max(R, G, B) - min(R, G, B) of pixels evenly over an image, each (h, w)."""
     step = math.isqrt(image.size // _LOOKED_AT)  # a part of the pixels says the same in a part of the time
     rows, columns = (max(1, min(step, length // 64)) for length in image.shape[:2])
     # Channel by channel: numpy reduces a last axis of three slowly.
-    red, green, blue = np.moveaxis(image[::rows, ::columns], 2, 0).astype(np.int16).reshape(3, -1)
-    return (red + green + blue) / 3, np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    red, green, blue = (np.asarray(plane, np.uint8) for plane in cv2.split(image[::rows, ::columns]))
+    chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return red.astype(np.uint16) + green + blue, chroma
+
+
+def _median_of(levels: NDArray[np.uint16]) -> float:
+    """Return the median of values up to 3 * 255, counted in place of sorted."""
+    counts = cv2.calcHist([levels], [0], None, [3 * 255 + 1], [0, 3 * 255 + 1])
+    up_to = np.cumsum(counts.astype(np.int64))
+    middle = np.searchsorted(up_to, [(levels.size - 1) // 2, levels.size // 2], side="right")
+    return float(middle.mean())

@@ -236,15 +236,18 @@ def merge_masks(
             "split the image"
         )
     order = sorted(range(len(cleaned)), key=lambda i: -np.count_nonzero(cleaned[i].pixels))
+    is_disputed = False
     for index in order:
         mask = cleaned[index]
         height, width = mask.pixels.shape
         box = label_map[mask.top : mask.top + height, mask.left : mask.left + width]
         overlap = int(np.count_nonzero(box[mask.pixels]))
         if overlap:
+            is_disputed = True
             problems.append(Problem(mask.mask_id, "overlap", overlap, "given to this mask, the smaller one"))
         box[mask.pixels] = index + 1
-    return _close_gaps(label_map, cleaned, problems), problems
+    # Where none overlaps, none is covered.
+    return (_close_gaps(label_map, cleaned, problems) if is_disputed else label_map), problems
 
 
 def _close_gaps(label_map: NDArray[np.uint16], masks: list[Mask], problems: list[Problem]) -> NDArray[np.uint16]:

@@ -12,7 +12,7 @@ header promises too much.
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, shorten
 from pipeline.files import atomic_path
 from pipeline.images.archive import list_entries, open_archive, read_entry
+from pipeline.images.compact import compact_labels, expand_image
 from pipeline.images.masks import Problem
 from pipeline.images.raw import decode_image, decode_sized, to_rgb
 from pipeline.images.source import PreparedImage, Source, describe_image
@@ -66,11 +67,11 @@ class _PackedImage(NamedTuple):
 
 
 class _ImageToPack(NamedTuple):
-    """One image of a prepared split: (H, W, 3) uint8 RGB, (H, W) uint16, its row of the table, its problems."""
+    """One image of a prepared split: image and label map as they are stored, its row of the table, its problems."""
 
     archive: str
     image: NDArray[np.uint8]
-    label_map: NDArray[np.uint16]
+    label_map: NDArray[Any]
     row: dict[str, Any]
     problems: list[Problem]
 
@@ -99,8 +100,8 @@ def write_packed(folder: Path, path: Path, workers: int) -> int:
     jobs = (
         _ImageToPack(
             str(path),
-            _take_array(pack, f"{row['image_id']}.image", (row["height"], row["width"], 3), np.uint8),
-            _take_array(pack, f"{row['image_id']}.label_map", (row["height"], row["width"]), np.uint16),
+            _take_array(pack, f"{row['image_id']}.image", row),
+            _take_array(pack, f"{row['image_id']}.label_map", row),
             {str(column): value for column, value in row.items()},
             by_image.get(row["image_id"], []),
         )
@@ -146,31 +147,33 @@ def read_packed(source: Source) -> Iterator[PreparedImage]:
         yield from track(decoded, f"prepare {source.archive.name}", len(images))
 
 
-def _take_array(pack: Pack, name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+def _take_array(pack: Pack, name: str, row: Mapping[Hashable, Any]) -> NDArray[Any]:
     """Return an array of a prepared split, which must be what its row of the table says."""
     if name not in pack:
         raise InputError(f"{pack.path}: no {name!r} in it; give the folder of a training split, or {CURE}")
-    if (array := pack[name]).shape != shape or array.dtype != dtype:
+    array, shape = pack[name], (row["height"], row["width"])
+    is_image = array.shape in ((*shape, 1), (*shape, 3)) and array.dtype == np.uint8
+    is_label_map = array.shape == shape and array.dtype in (np.uint8, np.uint16)
+    if not (is_image if name.endswith(".image") else is_label_map):
         raise InputError(f"{pack.path}: {name!r} is {array.shape} {array.dtype}, and table.csv says {shape}; {CURE}")
     return array
 
 
 def _encode_image(job: _ImageToPack) -> _PackedImage:
     """Encode an image, and make sure that decoding gives it back, and with it its row of the table."""
-    height, width = job.image.shape[:2]
+    (height, width), image = job.image.shape[:2], expand_image(job.image)
     name, options = (_WEBP, _LOSSLESS) if max(height, width) <= _LONGEST_WEBP_SIDE else (_PNG, _SMALL)
-    labels = job.label_map.astype(np.uint8) if job.label_map.max() <= np.iinfo(np.uint8).max else job.label_map
     packed = _PackedImage(
         job.archive,
         job.row["source"],
         job.row["image_id"],
         name,
-        cv2.imencode(Path(name).suffix, cv2.cvtColor(job.image, cv2.COLOR_RGB2BGR), options)[1].tobytes(),
-        cv2.imencode(".png", labels, _SMALL)[1].tobytes(),
+        cv2.imencode(Path(name).suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes(),
+        cv2.imencode(".png", compact_labels(job.label_map), _SMALL)[1].tobytes(),
         job.problems,
     )
     again = _decode_image(packed, height * width)
-    came_back = (again.image, job.image), (again.label_map, job.label_map)
+    came_back = (again.image, image), (again.stored_labels, job.label_map)
     if not all(array is not None and np.array_equal(array, packed_array) for array, packed_array in came_back):
         raise InputError(
             f"{packed.where(name)}: does not come back as it was from OpenCV {cv2.__version__}; install the version "

@@ -79,9 +79,9 @@ def _store_images(opened: Iterable[_Opened], pack: PackWriter) -> tuple[list[dic
                 )
             rows[image_id] = {**columns, **prepared.row}  # a row that names its source keeps it
             problems[image_id] = [(image_id, p.mask_id, p.problem, p.value, p.handling) for p in prepared.problems]
-            pack.add(f"{image_id}.image", prepared.image)
-            if prepared.label_map is not None:
-                pack.add(f"{image_id}.label_map", prepared.label_map)
+            pack.add(f"{image_id}.image", prepared.stored_image)
+            if prepared.stored_labels is not None:
+                pack.add(f"{image_id}.label_map", prepared.stored_labels)
     image_ids = sorted(rows)
     return [rows[image_id] for image_id in image_ids], [row for image_id in image_ids for row in problems[image_id]]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.images.compact import compact_image, compact_labels, expand_image, expand_labels
 from pipeline.images.image_type import classify_image_type
 from pipeline.images.masks import Problem
 
@@ -43,22 +44,34 @@ class Source:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image, ready to be stored: (H, W, 3) uint8 RGB, (H, W) uint16 or None in a test set, and its row.
+    """One image, ready to be stored, as `compact.py` makes it, with its row of the table.
+
+    Stored are (H, W, 1 or 3) uint8, and labels (H, W) uint8 or uint16, or None in a test set.
 
     The row has a `source` only where the archive itself says which one the image came from.
     """
 
     image_id: str
-    image: NDArray[np.uint8]
-    label_map: NDArray[np.uint16] | None
+    stored_image: NDArray[np.uint8]
+    stored_labels: NDArray[Any] | None
     row: dict[str, Any]
     problems: list[Problem]
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The image, (H, W, 3) uint8 RGB."""
+        return expand_image(self.stored_image)
+
+    @property
+    def label_map(self) -> NDArray[np.uint16] | None:
+        """The label map, (H, W) uint16."""
+        return None if self.stored_labels is None else expand_labels(self.stored_labels)
 
 
 def describe_image(
     image_id: str, image: NDArray[np.uint8], label_map: NDArray[np.uint16] | None, problems: list[Problem]
 ) -> PreparedImage:
-    """Return an image (H, W, 3) uint8 RGB and its label map (H, W) and its row, but for what its source says."""
+    """Describe an image (H, W, 3) uint8 RGB and its label map (H, W) in a row, but for what its source says."""
     areas = np.bincount(label_map.ravel())[1:] if label_map is not None else np.zeros(0, int)
     found = {kind: [p.value for p in problems if p.problem == kind] for kind in {p.problem for p in problems}}
     row = {
@@ -75,7 +88,8 @@ def describe_image(
         "fragments": len(found.get("fragment", ())),
         "filled_holes": len(found.get("hole", ())),
     }
-    return PreparedImage(image_id, image, label_map, row, problems)
+    stored_labels = None if label_map is None else compact_labels(label_map)
+    return PreparedImage(image_id, compact_image(image), stored_labels, row, problems)
 
 
 def locate_file(archives: Path, name: str, key: str) -> Path:

@@ -1,7 +1,7 @@
 """A prepared split, as everything behind the stage `prepare` sees it: images, their label maps, and the table of them.
 
-In: the folder that `prepare` wrote. Out: arrays mapped from the disk, `(H, W, 3)` uint8 RGB and `(H, W)` integer, none
-of which is in memory before it is touched. A split is safe to pickle into processes: no image travels.
+In: the folder that `prepare` wrote. Out: arrays, `(H, W, 3)` uint8 RGB and `(H, W)` uint16, read from the disk when
+they are asked for. A split is safe to pickle into processes: no image travels.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.diameter import equivalent_diameter
 from pipeline.errors import InputError
+from pipeline.images.compact import expand_image, expand_labels
 from pipeline.images.store import Pack
 from pipeline.images.table import CURE, read_table
+
+# The rows and columns of a part of an image.
+Window = tuple[slice, slice]
+WHOLE: Window = np.s_[:, :]
 
 # An image_id, or the name of a user's image; (H, W, 3) uint8 RGB.
 NamedImage = tuple[str, NDArray[np.uint8]]
@@ -61,21 +66,27 @@ class PreparedSplit:
         """The diameter of each image's median nucleus, (n,); 0 where there is none."""
         return equivalent_diameter(self.table["median_area_px"].to_numpy(np.float64))
 
-    def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return an image (H, W, 3) uint8 RGB.
+    def image(self, image_id: str, window: Window = WHOLE) -> NDArray[np.uint8]:
+        """Return an image, or what `window` cuts from it, (H, W, 3) uint8 RGB; nothing else of it is read.
 
         Raises:
             InputError: the split has no image of this id, or it is damaged.
         """
-        return self._map_array(image_id, "image")
+        stored = self._map_array(image_id, "image")
+        if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[2] not in (1, 3):
+            raise self._damaged(image_id, "image", stored)
+        return expand_image(stored[window])
 
-    def label_map(self, image_id: str) -> NDArray[np.uint16]:
-        """Return a label map (H, W), 0 background, 1..N.
+    def label_map(self, image_id: str, window: Window = WHOLE) -> NDArray[np.uint16]:
+        """Return a label map, or what `window` cuts from it, (H, W) uint16, 0 background, 1..N.
 
         Raises:
             InputError: the split has no label map of this id, as a test set has none, or it is damaged.
         """
-        return self._map_array(image_id, "label_map")
+        stored = self._map_array(image_id, "label_map")
+        if stored.dtype not in (np.uint8, np.uint16) or stored.ndim != 2:
+            raise self._damaged(image_id, "label_map", stored)
+        return expand_labels(stored[window])
 
     def images(self) -> Iterator[NamedImage]:
         """Yield (image_id, image) in the table's order."""
@@ -114,6 +125,9 @@ class PreparedSplit:
 
     def _no_image(self, image_id: str) -> InputError:
         return InputError(f"{self.folder / 'table.csv'}: no image {image_id!r} in it; {CURE}")
+
+    def _damaged(self, image_id: str, kind: str, stored: NDArray[Any]) -> InputError:
+        return InputError(f"{self._pack.path}: {image_id}.{kind} is {stored.shape} {stored.dtype}: damaged; {CURE}")
 
     def _map_array(self, image_id: str, kind: str) -> NDArray[Any]:
         try:

@@ -11,12 +11,17 @@ from pipeline.errors import InputError
 from pipeline.images import dataset as dataset_module
 from pipeline.images.contrast import Contrast, apply_contrast, find_contrast
 from pipeline.images.cpu_augment import CpuAugment
-from pipeline.images.dataset import TileDataset, TrainingImages, cut_tile, make_loader, sampling_weights
+from pipeline.images.dataset import TileDataset, TrainingImages, draw_window, make_loader, make_tile, sampling_weights
 from pipeline.params import ContrastParams
 
 TYPES = ["fluorescence"] * 3 + ["brightfield"]
 PLAIN = Contrast(np.arange(256, dtype=np.uint8), as_density=False)
 TABLE = pd.DataFrame({"image_type": TYPES, "height": 90, "width": 110, "weight": 1.0})
+
+
+def cut_tile(image, label_map, tile_px, zoom, rng, contrast):
+    window = draw_window(image.shape[:2], tile_px, zoom, rng)
+    return make_tile(image[window], label_map[window], tile_px, zoom, contrast)
 
 
 def blocks(rng, shape=(90, 110), side=15):

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pipeline.images.image_type import IMAGE_TYPES, classify_image_type, is_stained
+from pipeline.images.image_type import IMAGE_TYPES, _median_of, classify_image_type, is_stained
 from pipeline.images.splits import PreparedSplit
 
 PURPLE, PINK, WHITE = (110, 50, 140), (200, 130, 190), (235, 230, 238)
@@ -55,6 +55,14 @@ def test_all_parts_of_an_image_of_any_shape_are_looked_at(shape):
             part = shape[side] // 4
             np.moveaxis(image, side, 0)[start * (shape[side] - part) :][:part] = other
             assert is_stained(image) == (colour == PINK)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 3), (4, 9), (50, 51)])
+def test_counting_levels_gives_the_median(shape):
+    rng = np.random.default_rng(shape[1])
+    for most in (1, 5, 766):
+        levels = rng.integers(0, most, shape).astype(np.uint16)
+        assert _median_of(levels) == np.median(levels)
 
 
 def test_inverting_a_grey_image_changes_dark_to_light():

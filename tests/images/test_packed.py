@@ -14,7 +14,8 @@ from pipeline.compose import compose_params
 from pipeline.errors import InputError
 from pipeline.images.packed import write_packed
 from pipeline.images.prepare import prepare_split
-from pipeline.images.store import Pack
+from pipeline.images.splits import PreparedSplit
+from pipeline.images.store import Pack, PackWriter
 from pipeline.images.table import read_table
 from tests.conftest import encode_png
 from tests.tiny import tiny_source
@@ -89,6 +90,19 @@ def test_the_sample_comes_back_byte_for_byte_and_small(prepared_sample, sample, 
     assert write_packed(prepared_sample, path, 1) == len(read_table(prepared_sample))
     assert_same(read_back(path), prepared_sample)
     assert path.stat().st_size < 0.8 * (sample / "stage1_train.zip").stat().st_size
+
+
+def test_a_split_of_an_earlier_version_packs_to_the_same(two_sources, tmp_path):
+    """It has three channels and two bytes of everything."""
+    split, old = PreparedSplit.open(two_sources), tmp_path / "old"
+    shutil.copytree(two_sources, old)
+    with PackWriter(old / "images.npz") as pack:
+        for image_id in split.image_ids:
+            pack.add(f"{image_id}.image", split.image(image_id))
+            pack.add(f"{image_id}.label_map", split.label_map(image_id))
+    for folder in (two_sources, old):
+        write_packed(folder, tmp_path / f"{folder.name}.zip", 1)
+    assert (tmp_path / "old.zip").read_bytes() == (tmp_path / "prepared.zip").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["packed", "alpha"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.images.prepare import prepare_split, read_sizes
+from pipeline.images.splits import PreparedSplit
 from pipeline.images.store import Pack
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS, read_table
 from tests.tiny import tiny_source
@@ -105,8 +106,11 @@ def test_the_pack_holds_the_images_and_the_label_maps(faulty, folder, prepare):
     prepare(faulty)
     pack = Pack(folder / "images.npz")
     assert sorted(pack) == ["001.image", "001.label_map", "NA.image", "NA.label_map"]
-    assert (pack["NA.image"] == 12).all()
-    assert pack["NA.image"].shape == (7, 9, 3)
+    assert pack["NA.image"].shape == (7, 9, 1)  # grey
+    assert pack["001.image"].shape == (20, 30, 3)
+    split = PreparedSplit.open(folder)
+    assert split.image("NA").tolist() == np.full((7, 9, 3), 12).tolist()
+    assert (pack["NA.label_map"].dtype, split.label_map("NA").dtype) == (np.uint8, np.uint16)
     label_map = pack["001.label_map"]
     assert label_map[[0, 3, 12, 5, 0, 15], [0, 0, 2, 20, 20, 15]].tolist() == [1, 2, 3, 4, 5, 6]
 
@@ -250,13 +254,15 @@ def masks(sample):
 
 class TestSample:
     def test_every_image_is_there(self, table, masks, prepared_sample):
-        pack = Pack(prepared_sample / "images.npz")
+        split = PreparedSplit.open(prepared_sample)
         assert sorted(masks) == list(table.index)
-        assert sorted(pack) == sorted(f"{i}.{kind}" for i in masks for kind in ("image", "label_map"))
+        assert sorted(Pack(prepared_sample / "images.npz")) == sorted(
+            f"{i}.{kind}" for i in masks for kind in ("image", "label_map")
+        )
         assert sorted(path.name for path in prepared_sample.iterdir()) == FILES
         for image_id, row in table.iterrows():
-            assert pack[f"{image_id}.image"].shape == (row["height"], row["width"], 3)
-            assert pack[f"{image_id}.label_map"].shape == (row["height"], row["width"])
+            assert split.image(image_id).shape == (row["height"], row["width"], 3)
+            assert split.label_map(image_id).shape == (row["height"], row["width"])
 
     def test_a_nucleus_for_each_mask_that_is_not_empty(self, table, masks):
         assert list(table["nuclei"] + table["covered_masks"]) == [len(masks[image_id]) for image_id in table.index]

@@ -87,6 +87,31 @@ def test_a_test_set_has_no_label_maps(make_split):
         split.label_map("a")
 
 
+def test_a_window_is_what_slicing_gives(split):
+    for window in (np.s_[1:3, 2:7], np.s_[0:0, 0:2], np.s_[4:9, 0:100]):
+        assert split.image("a", window).tolist() == split.image("a")[window].tolist()
+        assert split.label_map("a", window).tolist() == split.label_map("a")[window].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "label_map"),
+    [
+        (np.zeros((5, 9), np.uint8), np.zeros((5, 9), np.uint16)),
+        (np.zeros((5, 9, 2), np.uint8), np.zeros((5, 9), np.uint8)),
+        (np.zeros((5, 9, 3), np.float32), np.zeros((5, 9), np.uint8)),
+        (np.zeros((5, 9, 1), np.uint8), np.zeros((5, 9), np.int64)),
+        (np.zeros((5, 9, 3), np.uint8), np.zeros((5, 9, 1), np.uint8)),
+    ],
+)
+def test_an_array_of_another_kind_is_damage(split, image, label_map):
+    with PackWriter(split.folder / "images.npz") as pack:
+        pack.add("a.image", image)
+        pack.add("a.label_map", label_map)
+    damaged = PreparedSplit.open(split.folder)
+    with pytest.raises(InputError, match=r"images\.npz: a\.(image|label_map) is \(5, 9.*\) .*: damaged; run the stage"):
+        _ = damaged.image("a"), damaged.label_map("a")
+
+
 def test_a_pack_that_lost_an_image_is_named(split):
     with PackWriter(split.folder / "images.npz") as pack:
         pack.add("a.image", draw("a")[0])
