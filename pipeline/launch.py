@@ -34,13 +34,14 @@ _WHOLE = ("prepare", "folds", "evaluate")
 PER_FOLD, PER_SHARE = ("train", "size", "predict_oof"), ("predict_testset",)
 
 
-def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None = None) -> None:
+def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None = None, loaded_s: float = 0.0) -> None:
     """Parse `words`, or the command line, into the parameters of `main` (paths, integers, `params`) and call it.
 
     With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.NUMBER.json`, with
-    what `main` returns; its own `seconds` take precedence. An `InputError` ends in one line on stderr and exit status
-    1, and so does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC
-    that started the stage: an orphan must not go on writing.
+    what `main` returns; its own `seconds` take precedence. Beside them stands `wall_s`, with the `loaded_s` before this
+    call, in which the stage's modules were loaded. An `InputError` ends in one line on stderr and exit status 1, and so
+    does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC that
+    started the stage: an orphan must not go on writing.
     """
     arguments = inspect.signature(main, eval_str=True).parameters.values()
     stage = Path(inspect.getfile(main)).stem
@@ -64,7 +65,9 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
         noted = main(**values) or {}
         if journal:
             name = _journal_name(stage, values.get("fold", values.get("share")))
-            write_json(journal / name, {"seconds": round(time.monotonic() - begin, 1)} | noted)
+            taken = time.monotonic() - begin
+            seconds = {"seconds": round(taken, 1), "wall_s": round(loaded_s + taken, 1)}
+            write_json(journal / name, seconds | noted)
 
 
 def settle_threads() -> None:
@@ -187,6 +190,17 @@ def read_journal(journal: Path, folds: Sequence[int], shares: Sequence[int]) -> 
     return Journal(round(sum(seconds), 1) if seconds else None, epochs)
 
 
+def read_seconds(journal: Path) -> dict[str, float]:
+    """Return how long each stage of the folder `journal` took, by DVC's name for it: `train@0`.
+
+    That is from its start to its end, or what a stage that was stopped and went on says itself, where that is longer.
+    """
+    entries = {path.stem.replace(".", "@"): _read_entry(path) for path in sorted(journal.glob("*.json"))}
+    return {
+        name: max(entry["seconds"], entry.get("wall_s", 0.0)) for name, entry in entries.items() if "seconds" in entry
+    }
+
+
 def _read_entry(path: Path) -> dict[str, Any]:
     """Return a stage's entry; empty where there is none, or it is damaged: a journal decides no result."""
     try:
@@ -195,6 +209,7 @@ def _read_entry(path: Path) -> dict[str, Any]:
         return {}
     numbers = [
         entry.get("seconds"),
+        entry.get("wall_s", 0.0),
         *(epochs if isinstance(epochs := entry.get("epoch_seconds", []), list) else [None]),
     ]
     is_sound = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.files import write_json
-from pipeline.launch import Journal, read_journal, run, settle_threads
+from pipeline.launch import Journal, read_journal, read_seconds, run, settle_threads
 from pipeline.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,8 +135,8 @@ def test_a_stage_gets_paths_numbers_and_params_and_notes_its_seconds(monkeypatch
     start(monkeypatch, main, *arguments)
     assert seen == [(Path("a/b"), 2, 2018)]
     note = read_note(tmp_path / "notes", "test_launch.2.json")
-    assert 0.2 <= note.pop("seconds") < 5
-    assert note == {}
+    assert 0.2 <= note["seconds"] < 5
+    assert note == {"seconds": note["seconds"], "wall_s": note["seconds"]}
 
 
 def test_what_a_stage_returns_is_noted_and_its_own_seconds_hold(monkeypatch, tmp_path):
@@ -144,7 +144,9 @@ def test_what_a_stage_returns_is_noted_and_its_own_seconds_hold(monkeypatch, tmp
         return {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
 
     start(monkeypatch, main, "--journal", tmp_path)
-    assert read_note(tmp_path, "test_launch.json") == {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
+    note = read_note(tmp_path, "test_launch.json")
+    assert note.pop("wall_s") < 5
+    assert note == {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
 
 
 def test_a_stage_that_is_given_the_journal_also_notes_in_it(monkeypatch, tmp_path):
@@ -187,7 +189,12 @@ def test_a_run_took_what_its_stages_took_together(tmp_path):
     "damage",
     [
         *("", "{", "[]", "12.5", "{}", '{"seconds": "3"}', '{"seconds": null}', '{"seconds": true}'),
-        *('{"seconds": NaN}', '{"seconds": Infinity}', '{"seconds": 1, "epoch_seconds": 3}'),
+        *(
+            '{"seconds": 1, "wall_s": "2"}',
+            '{"seconds": NaN}',
+            '{"seconds": Infinity}',
+            '{"seconds": 1, "epoch_seconds": 3}',
+        ),
         '{"seconds": 1, "epoch_seconds": ["a"]}',
     ],
 )
@@ -207,3 +214,27 @@ def test_the_environment_decides_no_kernel(monkeypatch):
 
 def test_where_nothing_was_noted_nothing_is_known(tmp_path):
     assert read_journal(tmp_path / "none", [0, 1], [0]) == Journal(None, {})
+
+
+def test_loading_a_stage_counts_too(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.launch.stop_on_request", lambda: None)
+
+    def prepare() -> None:
+        pass
+
+    def train() -> dict[str, float]:
+        return {"seconds": 40.0}
+
+    for number, main in enumerate((prepare, train)):
+        run(main, ["--journal", str(tmp_path / str(number))], 2.5)
+    (short,), (long,) = (read_seconds(tmp_path / name).values() for name in "01")
+    assert short == pytest.approx(2.5, abs=1)
+    assert long == 40.0  # what a training took in all, stopped and gone on
+
+
+def test_seconds_go_by_dvc_s_names(tmp_path):
+    for name in ("prepare", "train.0", "predict_testset.11"):
+        write_json(tmp_path / f"{name}.json", {"seconds": 2})
+    (tmp_path / "folds.json").write_text("{")
+    assert read_seconds(tmp_path) == {"prepare": 2, "train@0": 2, "predict_testset@11": 2}
+    assert read_seconds(tmp_path / "none") == {}

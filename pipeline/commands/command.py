@@ -12,6 +12,7 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.yaml")
+JOURNAL = Path(".resume/journal")  # where the stages of dvc.yaml note their seconds
 STORAGE = Path(".resume/cluster")  # for what machines of a cluster share, where all of them see this checkout
 TRAIN, BATCH = Path("data/prepared/train"), Path("data/batch.png")
 

@@ -1,11 +1,21 @@
-"""The pipeline itself, wherever there is room for it: `compose`, `run`, and `template` for the queues of clusters."""
+"""The pipeline itself, where there is room: `compose`, `run`, `schedule`, and `template` for clusters' queues."""
 
 import argparse
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from pipeline.commands.command import FOLDS, PARAMS, STORAGE, Commands, add_engine, check_engine, read_count, read_jobs
+from pipeline.commands.command import (
+    FOLDS,
+    JOURNAL,
+    PARAMS,
+    STORAGE,
+    Commands,
+    add_engine,
+    check_engine,
+    read_count,
+    read_jobs,
+)
 from pipeline.commands.prediction import add_images, find_key, list_words
 
 
@@ -39,6 +49,13 @@ def add_commands(commands: Commands) -> None:
             help=f"run the stages of this {name} alone, in a folder that `template` or `--engine ray` has laid out",
         )
     run.set_defaults(call=_run)
+
+    schedule = commands.add_parser(
+        "schedule",
+        help="print when each stage of `run` would run on so many CPU cores, by the seconds that they took here",
+    )
+    schedule.add_argument("--cores", type=read_count, default=8, metavar="N", help="default: %(default)s")
+    schedule.set_defaults(call=_schedule)
 
     compose = commands.add_parser(
         "compose", help="write params.yaml, as `dvc exp run -S` does, and run nothing; `run` then brings all up to date"
@@ -106,6 +123,30 @@ def _run(arguments: argparse.Namespace) -> None:
             run_on_cluster(parts, params.cluster, arguments.address, storage)
         else:
             run_on_processes(parts, find_places(params.runtime, arguments.jobs), storage if storage.is_dir() else None)
+
+
+def _schedule(arguments: argparse.Namespace) -> None:
+    from pipeline.engine.schedule import schedule
+    from pipeline.engine.work import list_work
+    from pipeline.errors import InputError
+    from pipeline.launch import read_seconds
+    from pipeline.params import load_params
+
+    params = load_params(PARAMS)
+    places = arguments.cores // params.runtime.threads
+    if not places:
+        raise InputError(
+            f"--cores {arguments.cores}: a fold has runtime.threads = {params.runtime.threads}; give as many cores"
+        )
+    slots = schedule(read_seconds(JOURNAL), list_work(params.folds, params.data), places)
+    for stage, begin_s, end_s in slots:
+        print(f"{stage:20}{begin_s:8.0f} s .. {end_s:5.0f} s")
+    one_by_one = sum(end_s - begin_s for _, begin_s, end_s in slots)
+    at_a_time = f"folds at a time: {places}, threads of each: {params.runtime.threads}"
+    print(
+        f"{slots[-1].end_s:.0f} s on {arguments.cores} cores ({at_a_time}); {one_by_one:.0f} s one after another; "
+        "DVC's own seconds, some per stage, come to that"
+    )
 
 
 def _compose(arguments: argparse.Namespace) -> None:
