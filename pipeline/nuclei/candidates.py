@@ -27,6 +27,9 @@ _FOREGROUND, _BOUNDARY = 0, 1
 # A table of so many entries per value takes longer to walk than the values to sort.
 _LONG_TABLE = 16
 
+# All but surely differ where pixels differ: the area, and the sums of positions and of their squares.
+_Key = tuple[int, int, int]
+
 # Of the label map that a candidate comes from; of its image and its size; of its inside, its rim, its shape; and of how
 # far other label maps have it too. Sizes are relative and numbers of nuclei are left out: they would tell acquisitions
 # apart, and what is learnt of those does not hold for the next one.
@@ -90,31 +93,41 @@ def find_candidates(
     origins = [(source, log2, decoding) for source, log2 in sources for decoding in decodings]
     label_maps = [decode_scaled(source, decoding) for source, _, decoding in origins]
     agreement = _measure_agreement(label_maps, np.array([log2 for _, log2, _ in origins]))
-    parts, keys, pixels = [], [], []
+    features, runs, counts = (
+        [np.zeros((0, len(FEATURES)), np.float32)],
+        [np.zeros((0, 2), np.int32)],
+        [np.zeros(0, int)],
+    )
+    seen: set[_Key] = set()
     for label_map, agreed, (source, log2, decoding) in zip(label_maps, agreement, origins, strict=True):
         if len(agreed) == 0:
             continue
+        is_new, described, position, area = _describe_new(label_map, mean, source, expected_px, seen)
+        if not is_new.any():
+            continue
         own = np.array([log2, decoding.seed_threshold, decoding.mask_threshold], np.float32)
-        described, key, lists = _describe(label_map, mean, source, expected_px)
-        parts.append(np.concatenate([np.tile(own, (len(agreed), 1)), described, agreed], axis=1, dtype=np.float32))
-        keys.append(key)
-        pixels += lists
+        columns = [np.tile(own, (len(described), 1)), described, agreed[is_new]]
+        features.append(np.concatenate(columns, axis=1, dtype=np.float32))
+        found, count = _find_runs(position, area)
+        runs.append(found)
+        counts.append(count)
+    ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
     shape = np.array(mean.shape[1:], dtype=np.int64)
-    if not parts:
-        empty = np.zeros((0, len(FEATURES)), np.float32)
-        return Candidates(empty, np.zeros((0, 2), np.int32), np.zeros(0, np.int64), shape)
-    # The same pixels found again are the same candidate; the first finding describes it.
-    first = np.sort(np.unique(np.concatenate(keys), axis=0, return_index=True)[1])
-    runs = [_find_runs(pixels[index]) for index in first]
-    ends = np.cumsum([len(each) for each in runs], dtype=np.int64)
-    return Candidates(np.concatenate(parts)[first], np.concatenate(runs), ends, shape)
+    return Candidates(np.concatenate(features), np.concatenate(runs), ends, shape)
 
 
-def _find_runs(pixels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return (m, 2) int32, the start and length of each run of consecutive numbers in ascending `pixels`."""
-    breaks = np.flatnonzero(np.diff(pixels) != 1) + 1
-    firsts = np.concatenate([[0], breaks])
-    return np.stack([pixels[firsts], np.diff(np.append(firsts, len(pixels)))], axis=1).astype(np.int32)
+def _find_runs(position: NDArray[Any], area: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return (m, 2) int32, the start and length of each run of consecutive pixels of a nucleus, and each one's (n,).
+
+    Given are the pixels of one nucleus after another, ascending within each, and how many each has.
+    """
+    is_first = np.ones(len(position), dtype=bool)
+    is_first[1:] = np.diff(position) != 1
+    starts = np.cumsum(area) - area
+    is_first[starts] = True
+    firsts = np.flatnonzero(is_first)
+    runs = np.stack([position[firsts], np.diff(np.append(firsts, len(position)))], axis=1).astype(np.int32)
+    return runs, np.add.reduceat(is_first, starts, dtype=np.int64)
 
 
 def _measure_agreement(label_maps: Sequence[NDArray[np.int32]], log2_scales: NDArray[np.float64]) -> list[Floats]:
@@ -170,32 +183,43 @@ def _count_values(values: NDArray[np.int64], limit: int) -> tuple[NDArray[np.int
     return present, counts[present]
 
 
-def _describe(
-    label_map: NDArray[np.int32], mean: Floats, source: Floats, expected_px: float
-) -> tuple[Floats, NDArray[np.int64], list[NDArray[np.int32]]]:
-    """Describe the nuclei 1..n of a label map.
+def _describe_new(
+    label_map: NDArray[np.int32], mean: Floats, source: Floats, expected_px: float, seen: set[_Key]
+) -> tuple[NDArray[np.bool_], Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Describe those nuclei of 1..n of a label map that are not `seen`, and add them there.
+
+    The same pixels found again are the same candidate: half of what ten label maps have.
 
     Returns:
-        features (n, F) float32; keys (n, 3) int64, which all but surely differ where pixels differ: the area, and the
-        sums of positions and of their squares; the pixels of each nucleus.
+        (n,) whether a nucleus is new; features (m, F) float32 of the new ones, of which nothing is said where there is
+        none; their pixels, one nucleus after another, and how many each has, (m,).
     """
     position = np.flatnonzero(label_map != 0)
     ids = label_map.ravel()[position] - 1
     order = np.argsort(ids, kind="stable")
     position, ids = position[order], ids[order]
     area = np.bincount(ids)
-    inside, at_rim = _measure_inside(position, ids, mean, source), _measure_rim(label_map, position, ids, mean)
+    starts = np.cumsum(area) - area
+    sums = (np.add.reduceat(values, starts).tolist() for values in (position, position * position))
+    keys = [*zip(area.tolist(), *sums, strict=True)]
+    is_new = np.array([key not in seen for key in keys])
+    seen.update(keys)
     diameter = np.log2(equivalent_diameter(area))
     median = float(np.median(diameter))
     foreground = mean[_FOREGROUND].ravel()[position]
     doubt = float((foreground * (1 - foreground)).mean())
     of_image = np.tile([median - math.log2(expected_px), doubt], (len(area), 1))
     sizes = np.stack([diameter - math.log2(expected_px), diameter - median], axis=1)
+    of_all = np.concatenate([of_image, sizes], axis=1)[is_new]
+    is_asked = is_new[ids]
+    position, own_id = position[is_asked], ids[is_asked] + 1
+    if not len(position):
+        return is_new, of_all.astype(np.float32), position, area[is_new]
+    ids = (np.cumsum(is_new) - 1)[own_id - 1]
+    inside, at_rim = _measure_inside(position, ids, mean, source), _measure_rim(label_map, position, own_id, ids, mean)
     shape = _measure_shape(label_map.shape[1], position, ids)
-    features = np.concatenate([of_image, sizes, inside, at_rim, shape], axis=1).astype(np.float32)
-    ends = np.cumsum(area)
-    sums = (np.add.reduceat(values, ends - area) for values in (position, position * position))
-    return features, np.stack([area, *sums], axis=1), np.split(position.astype(np.int32), ends[:-1])
+    features = np.concatenate([of_all, inside, at_rim, shape], axis=1).astype(np.float32)
+    return is_new, features, position, area[is_new]
 
 
 def _average(ids: NDArray[Any], count: int, *values: NDArray[Any]) -> list[NDArray[np.float64]]:
@@ -218,24 +242,30 @@ def _measure_inside(position: NDArray[Any], ids: NDArray[Any], mean: Floats, sou
 
 
 def _measure_rim(
-    label_map: NDArray[np.int32], position: NDArray[Any], ids: NDArray[Any], mean: Floats
+    label_map: NDArray[np.int32], position: NDArray[Any], own_id: NDArray[Any], ids: NDArray[Any], mean: Floats
 ) -> NDArray[np.float64]:
     """Return (n, 5): foreground and boundary at the rim, the rim's length squared over the area, foreground just
     outside, and the share of the outside that is another nucleus.
     """
     width, count = label_map.shape[1], int(ids[-1]) + 1
     padded = np.pad(label_map, 1, mode="edge").ravel()
-    row, column = np.divmod(position, width)
-    steps = np.array([-1, 1, -width - 2, width + 2])
-    around = padded[((row + 1) * (width + 2) + column + 1)[:, None] + steps]
-    differs = around != (ids + 1)[:, None]
-    is_rim = differs.any(axis=1)
-    rim = ids[is_rim]
-    at_rim = _average(rim, count, *(mean[plane].ravel()[position[is_rim]] for plane in (_FOREGROUND, _BOUNDARY)))
-    # A neighbour outside the image repeats the edge, so it is no different and never asked for.
-    beside = (position[:, None] + np.array([-1, 1, -width, width]))[differs]
-    owner = np.broadcast_to(ids[:, None], differs.shape)[differs]
-    outside = _average(owner, count, mean[_FOREGROUND].ravel()[beside], (around[differs] > 0).astype(np.float64))
+    at = position + 2 * (position // width) + width + 3
+    beside, owner, neighbour = [], [], []
+    is_rim = np.zeros(len(position), dtype=bool)
+    for step, padded_step in ((-1, -1), (1, 1), (-width, -width - 2), (width, width + 2)):
+        around = padded.take(at + padded_step)
+        # A neighbour outside the image repeats the edge, so it is no different and never asked for.
+        differs = around != own_id
+        is_rim |= differs
+        asked = np.flatnonzero(differs)
+        beside.append(position.take(asked) + step)
+        owner.append(ids.take(asked))
+        neighbour.append(around.take(asked) > 0)
+    on_rim = np.flatnonzero(is_rim)
+    rim, rim_at = ids.take(on_rim), position.take(on_rim)
+    at_rim = _average(rim, count, *(mean[plane].ravel().take(rim_at) for plane in (_FOREGROUND, _BOUNDARY)))
+    foreground = mean[_FOREGROUND].ravel().take(np.concatenate(beside))
+    outside = _average(np.concatenate(owner), count, foreground, np.concatenate(neighbour))
     length = np.bincount(rim, minlength=count)
     return np.stack([*at_rim, length**2 / np.bincount(ids), *outside], axis=1)
 

@@ -56,6 +56,23 @@ def test_what_is_found_twice_is_one_candidate():
     assert len(find_candidates(np.stack([pile(foreground), pile(shifted)]), [0.5, 1.0], [LOW], 12.0)) == 3
 
 
+def test_what_is_new_beside_what_was_found_is_measured_as_alone():
+    """The left square is found by both decodings; the right one, which touches it, grows between them."""
+    foreground = np.zeros((9, 14), np.float32)
+    foreground[2:6, 2:6], foreground[2:6, 7:10], foreground[2:6, 10] = 0.9, 0.9, 0.45
+    boundary = np.zeros_like(foreground)
+    foreground[2:6, 6], boundary[2:6, 6] = 0.9, 1.0
+    both = find_candidates(pile(foreground, boundary)[None], [1.0], [HIGH, LOW], 4.0)
+    alone = find_candidates(pile(foreground, boundary)[None], [1.0], [LOW], 4.0)
+    assert len(alone) == 2
+    assert len(both) == 3
+    new = 2
+    same = [index for index in range(2) if alone.pixels_of(index).tolist() == both.pixels_of(new).tolist()]
+    skip = FEATURES.index("agreement")
+    assert both.features[new, :skip].tolist() == alone.features[same[0], :skip].tolist()
+    assert feature(both, "neighbour_share")[new] > 0
+
+
 def test_agreement_is_the_best_iou_with_the_other_maps():
     """A halo of 0.4 belongs to a nucleus at the low threshold only: two candidates, whose IoU is that of the areas."""
     core, halo = disc((40, 40), (20, 20), 6), disc((40, 40), (20, 20), 9)
