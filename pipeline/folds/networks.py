@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from pipeline.params import Recipe
-from pipeline.unet.fusing import fuse_batch_norms
+from pipeline.unet.fusing import fuse_layers
 from pipeline.unet.model import IN_CHANNELS, NormalizedUNet, load_model
 from pipeline.unet.size import SizeReader, load_reader
 from pipeline.unet.weights import check_params
@@ -21,7 +21,7 @@ class Folds(NamedTuple):
 
 
 def load_models(weights: Path, folds: Sequence[int], recipe: Recipe) -> list[NormalizedUNet]:
-    """Load the networks of `folds` from the folder `weights`, ready to predict: with batch norms fused.
+    """Load the networks of `folds` from the folder `weights`, ready to predict: with layers fused.
 
     Raises:
         InputError: a file is missing, damaged, or is of other parameters than `recipe` has.
@@ -32,7 +32,7 @@ def load_models(weights: Path, folds: Sequence[int], recipe: Recipe) -> list[Nor
     side = models[0].lengths.input_for(64) if models else 0
     # Drawn from a seed: the same networks are fused every time.
     image = torch.rand(1, IN_CHANNELS, side, side, generator=torch.Generator().manual_seed(0))
-    return [fuse_batch_norms(model, image) for model in models]
+    return [fuse_layers(model, image) for model in models]
 
 
 def load_folds(weights: Path, sizes: Path, folds: Sequence[int], recipe: Recipe) -> Folds:

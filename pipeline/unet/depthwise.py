@@ -1,4 +1,4 @@
-"""Depthwise convolutions that bf16 makes slower on a CPU, run in float32 there.
+"""Depthwise convolutions that bf16 makes slower to train on a CPU, run in float32 there.
 
 oneDNN has no fast bf16 backward pass for depthwise convolutions with a stride or a kernel above 3 x 3, but a good one
 for 3 x 3 and stride 1: `make bench only=operators` times them, and `only=profile` a training step without this.
@@ -24,6 +24,12 @@ class _Float32OnCpu:
 def _float32_class(base: type[nn.Conv2d]) -> Any:
     """Return the subclass of a convolution's class (timm has its own for TensorFlow's padding) with the mixin."""
     return type(f"Float32{base.__name__}", (_Float32OnCpu, base), {})
+
+
+def plain_class(convolution: nn.Conv2d) -> type[nn.Module]:
+    """Return the class of a convolution, or the one that it had before `run_slow_depthwise_in_float32`."""
+    own = type(convolution)
+    return own.__bases__[1] if issubclass(own, _Float32OnCpu) else own
 
 
 def run_slow_depthwise_in_float32(model: nn.Module) -> None:

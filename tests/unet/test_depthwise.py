@@ -66,7 +66,13 @@ def test_weights_keep_names_and_values_and_learn(options):
 
 
 def test_of_the_default_encoder_strided_and_5x5_layers_are_changed():
-    unet = {"encoder": "tu-tf_efficientnet_lite0", "weights": None, "weights_file": None, "upsampling": "nearest"}
+    unet = {
+        "encoder": "tu-tf_efficientnet_lite0",
+        "weights": None,
+        "weights_file": None,
+        "upsampling": "nearest",
+        "output_stride": 1,
+    }
     model = build_model(NetworkParams(name="smp", decoder_channels=(16, 16, 16, 8, 8), **unet))
     depthwise = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
     changed = [layer for layer in depthwise if type(layer).__name__.startswith("Float32")]

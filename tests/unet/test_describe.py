@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SMP = NetworkParams(
     name="smp", encoder="tu-tf_efficientnet_lite0", weights=None, weights_file=None,
-    decoder_channels=(128, 64, 48, 32, 16), upsampling="nearest",
+    decoder_channels=(128, 64, 48, 32, 16), upsampling="nearest", output_stride=1,
 )  # fmt: skip
 
 
@@ -26,11 +26,14 @@ def vanilla(upsampling: str = "transposed", padding: str = "same", width: int = 
     return NetworkParams(name="vanilla", depth=5, width=width, padding=padding, upsampling=upsampling, dropout=0.5)
 
 
+COARSE = SMP.model_copy(update={"decoder_channels": (128, 64, 48, 32), "output_stride": 2})
 GATED = SMP.model_copy(update={"encoder": "tu-efficientnet_b0"})  # with squeeze and excitation
 
 
 @pytest.mark.parametrize(
-    "params", [SMP, GATED, vanilla(), vanilla("bicubic")], ids=["smp", "gated", "transposed", "bicubic"]
+    "params",
+    [SMP, COARSE, GATED, vanilla(), vanilla("bicubic")],
+    ids=["smp", "coarse", "gated", "transposed", "bicubic"],
 )
 def test_parameters_and_macs_are_those_that_torch_counts(params: NetworkParams) -> None:
     model = build_model(params, pretrained=False).eval()

@@ -1,4 +1,4 @@
-"""Batch norms fused into convolutions: the same function with fewer layers."""
+"""Batch norms and activations fused into convolutions: the same function with fewer layers."""
 
 import copy
 
@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from pipeline.params import NetworkParams
-from pipeline.unet.fusing import fuse_batch_norms
+from pipeline.unet.fusing import ConvolutionWithActivation, fuse_activations, fuse_batch_norms, fuse_layers
 from pipeline.unet.model import build_model
 
 
 def smp(encoder):
     values = {"weights": None, "weights_file": None, "decoder_channels": (32, 24, 16, 8, 8), "upsampling": "nearest"}
-    return NetworkParams(name="smp", encoder=encoder, **values)
+    return NetworkParams(name="smp", encoder=encoder, output_stride=1, **values)
 
 
 VANILLA = NetworkParams(name="vanilla", depth=2, width=4, padding="valid", upsampling="bilinear", dropout=0.1)
@@ -51,9 +51,59 @@ def test_the_fused_network_is_the_same_function(params):
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("params", [smp("tu-tf_efficientnet_lite0"), smp("resnet18"), VANILLA], ids=lambda p: p.name)
+def test_with_activations_too(params, layout):
+    model = settle(build_model(params)).eval().to(memory_format=layout)
+    fused = fuse_layers(model, torch.rand(1, 3, *[model.lengths.input_for(32)] * 2))
+    assert count_norms(fused) == 0
+    activations = [module for module in fused.modules() if type(module) in (nn.ReLU, nn.ReLU6)]
+    inside = [module for module in fused.modules() if isinstance(module, ConvolutionWithActivation)]
+    assert len(inside) >= 6
+    # What is left stands behind a residual block's sum.
+    assert len(activations) - len(inside) == (8 if params == smp("resnet18") else 0)
+    x = torch.rand(2, 3, model.lengths.input_for(64), model.lengths.input_for(96)).to(memory_format=layout)
+    with torch.no_grad():
+        wanted = model(x)
+        torch.testing.assert_close(fused(x), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    # Gradients are as ever.
+    x.requires_grad_()
+    fused(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+
+
+def test_where_onednn_cannot_nothing_is_fused(monkeypatch):
+    monkeypatch.setattr("pipeline.unet.fusing._can_fuse", lambda _: False)
+    layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    assert type(fuse_activations(layers, torch.rand(1, 3, 9, 9))[0]) is nn.Conv2d
+
+
+def test_a_type_that_onednn_has_not_is_computed_as_ever():
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU())
+    fused, x = fuse_activations(layers, torch.rand(1, 4, 9, 9)), torch.randn(1, 4, 9, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(x), layers(x))
+        torch.testing.assert_close(copy.deepcopy(fused).double()(x.double()), layers.double()(x.double()))
+
+
+def test_only_what_onednn_knows_is_fused():
+    layers = nn.Sequential(
+        *(nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1), nn.ReLU()),
+        *(nn.Conv2d(3, 3, 3, padding="same"), nn.ReLU()),
+        *(nn.Conv2d(3, 3, 3), nn.LeakyReLU(), nn.ReLU()),
+        *(nn.Conv2d(3, 3, 3, stride=2, dilation=2, bias=False), nn.ReLU6()),
+    )
+    fused = fuse_activations(layers, torch.rand(1, 3, 20, 20))
+    assert [isinstance(layer, ConvolutionWithActivation) for layer in fused] == [*[False] * 7, True, False]
+    x = torch.randn(2, 3, 21, 24) * 9
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), layers(x))
+
+
 def test_in_bf16_the_fused_network_is_as_near_to_float32_as_the_plain_one():
     model = settle(build_model(smp("tu-tf_efficientnet_lite0"))).eval()
-    fused = fuse_batch_norms(model, torch.rand(1, 3, 64, 64))
+    fused = fuse_layers(model, torch.rand(1, 3, 64, 64))
     x = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
         wanted = model(x)
@@ -83,6 +133,26 @@ class _Shared(nn.Module):
     def forward(self, x):
         y = self.convolution(x)
         return y + self.norm(y)
+
+
+class _ActivatedToo(nn.Module):
+    """A convolution whose output goes to an activation, and past it too: it must not be fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.activation = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+    def forward(self, x):
+        y = self.convolution(x)
+        return y + self.activation(y)
+
+
+def test_an_activation_that_is_passed_by_stays_as_it_is():
+    model = _ActivatedToo().eval()
+    kept = fuse_layers(model, torch.rand(1, 3, 8, 8))
+    assert type(kept.convolution) is nn.Conv2d
+    x = torch.rand(1, 3, 9, 9)
+    torch.testing.assert_close(kept(x), model(x))
 
 
 @pytest.mark.parametrize("network", [_Shared, _Reused])

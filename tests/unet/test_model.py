@@ -14,7 +14,8 @@ from pipeline.unet.model import NETWORKS, build_model
 
 def smp_params(**changes):
     values = {"encoder": "tu-tf_efficientnet_lite0", "weights": None, "weights_file": None, "upsampling": "nearest"}
-    return NetworkParams(name="smp", **({"decoder_channels": (32, 16, 16, 8, 8)} | values | changes))
+    values |= {"decoder_channels": (32, 16, 16, 8, 8), "output_stride": 1}
+    return NetworkParams(name="smp", **(values | changes))
 
 
 def vanilla(**changes):
@@ -40,6 +41,8 @@ def _offline(monkeypatch):
         smp_params(encoder="resnet18"),
         smp_params(encoder="tu-resnet18", decoder_channels=(16, 16, 8)),
         smp_params(encoder="tu-convnext_atto", decoder_channels=(32, 16, 16, 8, 8)),
+        smp_params(decoder_channels=(32, 16, 16, 8), output_stride=2),
+        smp_params(encoder="resnet18", decoder_channels=(16, 8), output_stride=4),
         vanilla(),
     ],
     ids=lambda params: f"{params.name}-{getattr(params, 'encoder', '')}-{params.upsampling}",
@@ -57,7 +60,19 @@ def test_logits_have_the_image_s_size(params):
 def test_multiple_is_two_to_the_depth():
     assert build_model(smp_params()).lengths.multiple == 32
     assert build_model(smp_params(decoder_channels=(16, 8, 8))).lengths.multiple == 8
+    assert build_model(smp_params(decoder_channels=(16, 8, 8), output_stride=4)).lengths.multiple == 32
     assert build_model(vanilla()).lengths.multiple == 4
+
+
+def test_a_head_of_stride_2_puts_four_neighbours_side_by_side_in_its_channels():
+    model = build_model(smp_params(decoder_channels=(16, 8, 8, 8), output_stride=2)).eval()
+    seen = []
+    model.net.segmentation_head[0].register_forward_hook(lambda _layer, _inputs, output: seen.append(output))
+    logits = model(torch.rand(1, 3, 32, 64))
+    (coarse,) = seen
+    assert coarse.shape == (1, 12, 16, 32)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        torch.testing.assert_close(logits[:, :, row::2, column::2], coarse[:, 2 * row + column :: 4])
 
 
 def test_valid_padding_gives_the_centre():

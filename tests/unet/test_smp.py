@@ -17,7 +17,7 @@ LITE0 = "tu-tf_efficientnet_lite0"
 
 
 def build(encoder, depth=5):
-    values = {"weights": None, "weights_file": None, "upsampling": "nearest"}
+    values = {"weights": None, "weights_file": None, "upsampling": "nearest", "output_stride": 1}
     return build_model(
         NetworkParams(name="smp", encoder=encoder, decoder_channels=(16, 16, 16, 8, 8)[:depth], **values)
     )
@@ -102,7 +102,7 @@ def test_describe_names_an_encoder_of_one_size(tmp_path, monkeypatch):
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace(LITE0, "tu-swin_tiny_patch4_window7_224"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"^error: unet\.encoder: tu-swin_tiny_patch4_window7_224 with 5"):
+    with pytest.raises(SystemExit, match=r"^error: unet\.encoder: tu-swin_tiny_patch4_window7_224 with 4"):
         main(["describe"])
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(SystemExit, match=r"^error: .* 100 px .*nearest is 96"):

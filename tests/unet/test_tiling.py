@@ -90,3 +90,16 @@ def test_tiles_of_a_zoomed_axis_sample_one_grid():
     assert len(fed) == 3
     for tile in fed[..., 0]:
         assert np.abs(windows - tile).max(axis=1).min() < 1e-6
+
+
+@pytest.mark.parametrize(("length", "zoom"), [(1, 2.0), (7, 4.0), (256, 0.5), (300, 1.3), (1000, 0.7)])
+def test_a_matrix_in_bands_is_the_matrix(length, zoom):
+    rows, columns = (plan_axis(px, zoom, 200, 64, LengthRule(32)) for px in (length, length + 13))
+    tiles = [columns.write.n - 1, 0, columns.write.n - 1]
+    for down, along in ((rows.read, columns.read), (rows.write, columns.write)):
+        for tile in range(down.n):
+            x = torch.rand(3, 2, down[tile].shape[1], along[0].shape[1])
+            expected = down[tile] @ x @ along[tiles].unsqueeze(1).mT
+            found = along.apply_to_columns(tiles, down.apply_to_rows(tile, x))
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+            assert sum(len(band.weights) for band in down.bands(tile)) <= len(down[tile])

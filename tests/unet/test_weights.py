@@ -21,6 +21,7 @@ SMP = NetworkParams(
     weights_file=None,
     decoder_channels=(16, 16, 16, 8, 8),
     upsampling="nearest",
+    output_stride=1,
 )
 METADATA = {"fold": "1", "seed": "2018", "epochs": "8", "source": "pypi"}
 
