@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.folds.prediction import predict_at
-from pipeline.unet.fusing import fuse_batch_norms
+from pipeline.unet.fusing import fuse_layers
 from pipeline.unet.model import build_model
 from pipeline.unet.runtime import start_runtime
 from pipeline.unet.training import Trainer
@@ -236,7 +236,7 @@ def compare_prediction(setting: Setting) -> Table:
     megapixels, runtime = count_megapixels(images), start_runtime(params.runtime)
     torch.manual_seed(0)
     plain = build_model(params.unet).eval()
-    fast = fuse_batch_norms(plain, torch.rand(1, 3, 64, 64))  # as `load_models` does
+    fast = fuse_layers(plain, torch.rand(1, 3, 64, 64))  # as `load_models` does
     plain.to(runtime.device)
     rows, data = [], {}
     for kind in ("identity", "d4"):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.compose import compose_params
 from pipeline.errors import InputError
 from pipeline.params import load_params
 from pipeline.studies import ablation, causes, examples, study, time_to_score, upsampling
@@ -102,10 +103,17 @@ def test_a_lever_with_an_unknown_key_is_refused() -> None:
 
 @pytest.mark.parametrize("name", time_to_score.SETTINGS)
 def test_every_setting_of_time_to_score_composes(name: str) -> None:
-    params = time_to_score.compose(name, 400)
-    assert params.train.epochs * params.train.steps_per_epoch == 400
-    plain = time_to_score.compose("base", 400)
+    params = time_to_score.compose(name, 300)
+    assert params.train.epochs * params.train.steps_per_epoch == 300
+    plain = time_to_score.compose("base", 300)
     assert (params == plain) == (name == "base")
+
+
+def test_the_default_is_what_won() -> None:
+    won, default = time_to_score.compose(time_to_score.CHOSEN, 300), compose_params(["data=full", "train=cpu"])
+    assert (won.unet, won.size.object_diameter_px) == (default.unet, default.size.object_diameter_px)
+    sizes = ("batch", "tile_px", "crop_px", "start_crop_px", "lr")
+    assert [getattr(won.train, name) for name in sizes] == [getattr(default.train, name) for name in sizes]
 
 
 def test_every_setting_of_the_studies_composes() -> None:
