@@ -127,7 +127,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def draw_images(split: PreparedSplit, count: int) -> list[NamedImage]:
-    """Return a seeded draw of `count` images of a split, mapped from the disk."""
+    """Return a seeded draw of `count` images of a split."""
     names = split.table["image_id"].sample(frac=1.0, random_state=0).tolist()[:count]
     return [(name, split.image(name)) for name in names]
 

@@ -1,27 +1,32 @@
 """Where a training step and a predicted megapixel go, and what each of the runtime's settings gains."""
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
 from unittest import mock
 
+import cv2
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from pipeline.compose import compose_params
 from pipeline.folds import training as folds_training
-from pipeline.folds.finder import read_decodings
+from pipeline.folds.finder import NucleusFinder, read_decodings
 from pipeline.folds.networks import load_models
 from pipeline.images import augment
 from pipeline.images.contrast import show_images
 from pipeline.nuclei.decoding import decode_instances
 from pipeline.params import Params, load_params
-from pipeline.unet import runtime, training
+from pipeline.predict import segment
+from pipeline.predict.segment import load_segmenter, segment_files
+from pipeline.unet import runtime, size, training
 from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.predict import predict_images
 from pipeline.unet.runtime import start_runtime
@@ -158,6 +163,44 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     return shares_table("A predicted megapixel", total / megapixels, parts, "per Mpx", note)
 
 
+def predict_table(setting: Setting) -> Table:
+    """The parts of the command `predict` once it has started, by the trained run, on images of real sizes."""
+    trained = load_params(ROOT / "params.yaml")
+    where = trained.runtime.model_copy(update={"device": "cpu"})
+    recipe = replace(trained.recipe, runtime=where)
+    segmenter = load_segmenter(ROOT / "folds", trained.folds.ids, recipe, trained.predict, trained.select)
+    images = [image for image in draw_images(setting.split, 40) if image[1].size <= 3 * trained.select.max_pixels]
+    megapixels, watch = count_megapixels(images), Stopwatch()
+    folder = setting.scratch / "predict"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images:
+        cv2.imwrite(str(folder / f"{name}.png"), image[..., ::-1])
+    paths = sorted(folder.glob("*.png"))
+
+    def run() -> None:
+        for outcome in segment_files(paths, folder / "out", segmenter, trained.housekeeping, lambda *_: None):
+            if outcome.fault:
+                raise AssertionError(f"{outcome.name}: {outcome.fault}")
+
+    parts = {
+        "networks": (Ensemble, "predict"),
+        "encoders, for sizes": (size, "pool_features"),
+        "second level": (NucleusFinder, "find"),
+        "results, written": (segment, "write_nuclei"),
+    }
+    with watch.watch(**parts):
+        run()
+        watch.seconds.clear()
+        total = seconds_of(run)
+    shutil.rmtree(folder)
+    shares = {name: seconds / megapixels for name, seconds in watch.seconds.items()}
+    note = (
+        f"{len(trained.folds.ids)} networks, {len(trained.predict.scales)} zooms, {len(images)} images, "
+        f"{megapixels:.1f} Mpx, two cores; the rest is files read, contrast, and tiles in and out."
+    )
+    return shares_table("A megapixel of `predict`", total / megapixels, shares, "per Mpx", note)
+
+
 def make_stepper(setting: Setting, params: Params, change: Any = None) -> Any:
     """Return a function that takes `STEPS` training steps, of the network as `change` leaves it."""
     trainer, prepare, batches = begin_steps(setting.split, params)
@@ -223,6 +266,7 @@ def run(setting: Setting) -> Report:
             shares_table(f"A training step: Lite0, {train.batch} crops of {train.crop_px} px", step, parts, "per step"),
             shares_table("Its network, loss and optimiser by operator", sum(operators.values()), operators, "per step"),
             prediction_table(setting, params),
+            predict_table(setting),
             runtime_table(setting),
         ]
     )

@@ -2,11 +2,13 @@
 
 The set is 65 images of stage1_train, repeated under new names. Each figure is of a process of its own, as DVC or a
 user starts it; what the same command takes for six images (`predict`: for one of 64 px) is its start, and is taken
-off. Memory is what the processes hold for themselves (RssAnon, children included): mapped files are the system's to
-drop. Needs Linux and the trained run of `make repro`.
+off. The start, and the smallest work, which takes little longer, are medians of some runs. Memory is what the processes
+hold for themselves (RssAnon, children included): mapped files are the system's to drop. Needs Linux and the trained run
+of `make repro`.
 """
 
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -27,13 +29,24 @@ from pipeline.unet.predict import Prediction
 from tests.benchmarks.decoding import make_probabilities
 from tests.benchmarks.harness import ROOT, Report, Setting, Table
 
+RUNS = 5
 COUNTS = (6, 65, 650, 6_500)  # the first is the start
 SIDES_PX = (64, 1_000, 4_000, 12_000)  # so here
 SAMPLE_S = 0.05  # between looks at the memory
 
 
-def measure(*arguments: object) -> tuple[float, float]:
-    """Run Python with the arguments; return its seconds and the most memory of it and its children, in MiB."""
+def measure(*arguments: object, runs: int = 1) -> tuple[float, float]:
+    """Run Python with the arguments; return its seconds and the most memory of it and its children, in MiB: medians.
+
+    Before several runs is one that does not count: it reads files from the disk.
+    """
+    found = [_measure_once(*arguments) for _ in range(runs if runs == 1 else runs + 1)]
+    seconds, peaks = zip(*found[-runs:], strict=True)
+    return statistics.median(seconds), statistics.median(peaks)
+
+
+def _measure_once(*arguments: object) -> tuple[float, float]:
+    """Return the seconds and MiB of one run."""
     begin, peak = time.perf_counter(), 0.0
     command = [sys.executable, *map(str, arguments)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -105,7 +118,7 @@ def make_predictions(prepared: Path, folds: Path, out: Path) -> None:
 
 def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, dict[str, tuple[float, float]]]:
     """Return the megapixels of `count` images, and seconds and MiB of each stage."""
-    at = scratch / str(count)
+    at, runs = scratch / str(count), RUNS if count in COUNTS[:2] else 1
     two_folds, all_folds = scratch / "two_folds.yaml", scratch / "all_folds.yaml"
     choose_params(two_folds, (0, 1))
     params = choose_params(all_folds, (0, 1, 2))
@@ -126,20 +139,22 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     }
     found = {}
     inputs = ["--archives", at / "archives", "--train-out", prepared, "--test-out", at / "test"]
-    found["prepare"] = measure("-m", "pipeline.stages", "prepare", *inputs, "--params", all_folds)
+    found["prepare"] = measure("-m", "pipeline.stages", "prepare", *inputs, "--params", all_folds, runs=runs)
     megapixels = float(read_table(prepared).eval("height * width").sum()) / 1e6
     inputs = ["--prepared", prepared, "--out", folds]
-    found["folds"] = measure("-m", "pipeline.stages", "folds", *inputs, "--params", all_folds)
+    found["folds"] = measure("-m", "pipeline.stages", "folds", *inputs, "--params", all_folds, runs=runs)
     inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
     inputs += ["--sizes", ROOT / "folds" / "sizes", "--share", "0", "--out", files["probabilities.npz"]]
-    found["predict_testset"] = measure("-m", "pipeline.stages", "predict_testset", *inputs, "--params", two_folds)
+    found["predict_testset"] = measure(
+        "-m", "pipeline.stages", "predict_testset", *inputs, "--params", two_folds, runs=runs
+    )
     make_predictions(prepared, folds / "folds.csv", oof)
     inputs = ["--prepared", prepared, "--folds", folds / "folds.csv", "--oof", oof]
     inputs += ["--unseen", ROOT / "folds" / "unseen.csv", "--scores", files["scores.csv"]]
     inputs += ["--summary", files["cv.json"], "--decoding", files["decoding.json"]]
     inputs += ["--candidates", files["candidates.npz"], "--trees", files["trees.npz"]]
     inputs += ["--nuclei", files["oof.csv"], "--signals", files["signals.csv"]]
-    found["evaluate"] = measure("-m", "pipeline.stages", "evaluate", *inputs, "--params", all_folds)
+    found["evaluate"] = measure("-m", "pipeline.stages", "evaluate", *inputs, "--params", all_folds, runs=runs)
     shutil.rmtree(at)
     return megapixels, found
 
@@ -162,12 +177,13 @@ def measure_images(setting: Setting, scratch: Path) -> list[tuple[float, float, 
     for name in ("weights", "sizes", "decoding.json", "trees.npz"):
         (trained / "folds" / name).symlink_to(ROOT / "folds" / name)
     found = []
-    for side_px in (SIDES_PX[0], *SIDES_PX):
+    for side_px in SIDES_PX:
         path, out = scratch / "mosaic.png", scratch / "nuclei"
         write_mosaic(path, setting.prepared / "train", side_px)
-        found.append((side_px**2 / 1e6, *measure("-m", "pipeline", "predict", path, "--out", out, "--run", trained)))
+        words = ["-m", "pipeline", "predict", path, "--out", out, "--run", trained, "--no-resume"]
+        found.append((side_px**2 / 1e6, *measure(*words, runs=RUNS if side_px in SIDES_PX[:2] else 1)))
         shutil.rmtree(out)
-    return found[1:]  # the very first start is another
+    return found
 
 
 def tabulate(name: str, sizes: list[str], found: list[tuple[float, float, float]]) -> list[list[str]]:
@@ -184,7 +200,6 @@ def run(setting: Setting) -> Report:
     scratch = (setting.scratch / "scaling").resolve()
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    measure_stages(setting, scratch, COUNTS[0])  # the very first start reads Python's files from the disk
     measured = [measure_stages(setting, scratch, count) for count in COUNTS]
     rows = []
     for stage in measured[0][1]:

@@ -6,6 +6,7 @@ An image is mirrored at its borders up to the multiple that the network takes.
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -30,3 +31,13 @@ def usual_prediction(model: NormalizedUNet, image: Image, views: Sequence[View],
     outputs = [view.invert(model(view.apply(x).contiguous()).sigmoid()) for view in views]
     mean = torch.stack(outputs).mean(dim=0)[0, :, top : top + height, left : left + width]
     return mean.mul(255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def zoomed_prediction(
+    model: NormalizedUNet, image: Image, views: Sequence[View], contrast: ContrastParams, zoom: float
+) -> Image:
+    """Return the probabilities (H, W, 3) uint8 of an image (H, W, 3) uint8 RGB that the network sees at `zoom`."""
+    size = tuple(max(1, round(length * zoom)) for length in image.shape[1::-1])
+    shrinks = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    found = usual_prediction(model, cv2.resize(image, size, interpolation=shrinks), views, contrast)
+    return np.asarray(cv2.resize(found, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
