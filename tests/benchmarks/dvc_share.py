@@ -1,4 +1,4 @@
-"""Row 10: what DVC itself adds to a run, with the prepared data packed and with a file for each array.
+"""Row 10: what DVC itself adds to a run, with the prepared data packed, and with a file for each of its arrays.
 
 A pipeline of dvc.yaml's shape, prepared data that nine stages read, whose stages do nothing but link and echo. The
 same pipeline over empty data is what any run costs, its ten stages above all; it is taken off both sides. DVC runs in
@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from dvc.repo import Repo
 
-from pipeline.images.store import Pack
+from pipeline.images.splits import PreparedSplit
 from tests.benchmarks.harness import Report, Row, Setting, format_seconds, seconds_of
 
 CONSUMERS = 9  # folds, train and predict_oof of three folds, evaluate, report
@@ -46,12 +46,13 @@ def make_repository(root: Path, source: Path) -> None:
     Repo.init(str(root), no_scm=True).close()
 
 
-def write_arrays(pack: Pack, folder: Path) -> int:
-    """Write each array of the pack to a file of its own, and return how many there are."""
+def write_arrays(split: PreparedSplit, folder: Path) -> int:
+    """Write each image and each label map to a file of its own, as they are used, and return how many there are."""
     folder.mkdir()
-    for name, array in pack.items():
-        np.save(folder / f"{name}.npy", array)
-    return len(pack)
+    for kind, arrays in (("image", split.images()), ("label_map", split.label_maps())):
+        for image_id, array in arrays:
+            np.save(folder / f"{image_id}.{kind}.npy", array)
+    return 2 * len(split)
 
 
 def run(setting: Setting) -> Report:
@@ -64,7 +65,7 @@ def run(setting: Setting) -> Report:
     sources["empty"].mkdir()
     (sources["empty"] / "nothing").touch()
     shutil.copytree(setting.prepared / "train", sources["packed"])
-    files = write_arrays(Pack(setting.prepared / "train" / "images.npz"), sources["arrays"])
+    files = write_arrays(setting.split, sources["arrays"])
     seconds: dict[str, dict[str, list[float]]] = {"everything": {}, "nothing": {}}
     for _ in range(RUNS):
         for name, source in sources.items():
