@@ -38,10 +38,10 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
     """Parse `words`, or the command line, into the parameters of `main` (paths, integers, `params`) and call it.
 
     With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.NUMBER.json`, with
-    what `main` returns; its own `seconds` take precedence. Beside them stands `wall_s`, with the `loaded_s` before this
-    call, in which the stage's modules were loaded. An `InputError` ends in one line on stderr and exit status 1, and so
-    does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC that
-    started the stage: an orphan must not go on writing.
+    what `main` returns; its own `seconds` take precedence. Beside them stands `loaded_too_s`, with the `loaded_s`
+    before this call, in which the stage's modules were loaded. An `InputError` ends in one line on stderr and exit
+    status 1, and so does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of
+    the DVC that started the stage: an orphan must not go on writing.
     """
     arguments = inspect.signature(main, eval_str=True).parameters.values()
     stage = Path(inspect.getfile(main)).stem
@@ -66,7 +66,7 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
         if journal:
             name = _journal_name(stage, values.get("fold", values.get("share")))
             taken = time.monotonic() - begin
-            seconds = {"seconds": round(taken, 1), "wall_s": round(loaded_s + taken, 1)}
+            seconds = {"seconds": round(taken, 1), "loaded_too_s": round(loaded_s + taken, 1)}
             write_json(journal / name, seconds | noted)
 
 
@@ -197,7 +197,9 @@ def read_seconds(journal: Path) -> dict[str, float]:
     """
     entries = {path.stem.replace(".", "@"): _read_entry(path) for path in sorted(journal.glob("*.json"))}
     return {
-        name: max(entry["seconds"], entry.get("wall_s", 0.0)) for name, entry in entries.items() if "seconds" in entry
+        name: max(entry["seconds"], entry.get("loaded_too_s", 0.0))
+        for name, entry in entries.items()
+        if "seconds" in entry
     }
 
 
@@ -209,7 +211,7 @@ def _read_entry(path: Path) -> dict[str, Any]:
         return {}
     numbers = [
         entry.get("seconds"),
-        entry.get("wall_s", 0.0),
+        entry.get("loaded_too_s", 0.0),
         *(epochs if isinstance(epochs := entry.get("epoch_seconds", []), list) else [None]),
     ]
     is_sound = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)

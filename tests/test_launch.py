@@ -136,7 +136,7 @@ def test_a_stage_gets_paths_numbers_and_params_and_notes_its_seconds(monkeypatch
     assert seen == [(Path("a/b"), 2, 2018)]
     note = read_note(tmp_path / "notes", "test_launch.2.json")
     assert 0.2 <= note["seconds"] < 5
-    assert note == {"seconds": note["seconds"], "wall_s": note["seconds"]}
+    assert note == {"seconds": note["seconds"], "loaded_too_s": note["seconds"]}
 
 
 def test_what_a_stage_returns_is_noted_and_its_own_seconds_hold(monkeypatch, tmp_path):
@@ -145,7 +145,7 @@ def test_what_a_stage_returns_is_noted_and_its_own_seconds_hold(monkeypatch, tmp
 
     start(monkeypatch, main, "--journal", tmp_path)
     note = read_note(tmp_path, "test_launch.json")
-    assert note.pop("wall_s") < 5
+    assert note.pop("loaded_too_s") < 5
     assert note == {"seconds": 1234.5, "epoch_seconds": [600.0, 1234.5]}
 
 
@@ -190,7 +190,7 @@ def test_a_run_took_what_its_stages_took_together(tmp_path):
     [
         *("", "{", "[]", "12.5", "{}", '{"seconds": "3"}', '{"seconds": null}', '{"seconds": true}'),
         *(
-            '{"seconds": 1, "wall_s": "2"}',
+            '{"seconds": 1, "loaded_too_s": "2"}',
             '{"seconds": NaN}',
             '{"seconds": Infinity}',
             '{"seconds": 1, "epoch_seconds": 3}',

@@ -191,8 +191,8 @@ def _describe_new(
     The same pixels found again are the same candidate: half of what ten label maps have.
 
     Returns:
-        (n,) whether a nucleus is new; features (m, F) float32 of the new ones, of which nothing is said where there is
-        none; their pixels, one nucleus after another, and how many each has, (m,).
+        (n,) whether a nucleus is new; features (m, F) float32 of the new ones; their pixels, one nucleus after another,
+        and how many each has, (m,). Where none is new, the features are to be left alone.
     """
     position = np.flatnonzero(label_map != 0)
     ids = label_map.ravel()[position] - 1

@@ -16,12 +16,14 @@ from pipeline.diameter import zooms_to_size
 from pipeline.errors import InputError
 from pipeline.folds.table import FoldedSplit
 from pipeline.images.splits import PreparedSplit, spread
-from pipeline.params import Params
+from pipeline.params import Params, SizeParams
 from pipeline.studies.probes import PROBES
 
 FOLD = 0  # whose images are kept back as seen ones
 _SEEN, _SCORED, _PROBED = 40, 24, 8  # images that are kept back, scored of a cluster, and of each probe
-_MOST_MPX, _FEWEST = 8.0, 6  # of a cluster: the pixels that are scored, as they are predicted, but some images at least
+# Of a cluster: the pixels that are scored, of nuclei zoomed to one diameter, but some images at least. The diameter is
+# no parameter: all settings are scored on the same images.
+_MOST_MPX, _FEWEST, _DIAMETER_PX = 8.0, 6, 28.0
 # A cluster that so many of the left-out images look like is left out too: fewer may be strays.
 _MOST_ALIKE = 0.5
 
@@ -66,7 +68,7 @@ def make_case(folded: FoldedSplit, table: pd.DataFrame, cluster: str, params: Pa
     left = images[~images["group"].isin(images.loc[out, "group"])]
     seen = _keep_back(left)
     learnt = left.loc[~left["group"].isin(seen["group"]), "image_id"]
-    scored = _draw(folded.split.select(images.loc[own, "image_id"]), params)
+    scored = _draw(folded.split.select(images.loc[own, "image_id"]), params.size)
     return Case(folded.split.select(learnt), folded.split.select(seen["image_id"]), _map_groups(seen), scored)
 
 
@@ -112,10 +114,11 @@ def _map_groups(images: pd.DataFrame) -> dict[str, str]:
     return dict(zip(images["image_id"], images["group"], strict=True))
 
 
-def _draw(split: PreparedSplit, params: Params) -> Scored:
-    """Return the images that are scored, sorted by name; the same draw each time."""
+def _draw(split: PreparedSplit, size: SizeParams) -> Scored:
+    """Return the images that are scored, sorted by name: the same for every setting."""
     areas = (split.table["height"] * split.table["width"]).to_numpy(float)
-    mpx = areas * zooms_to_size(split.diameters_px, params.size) ** 2 / 1e6
+    drawn_at = size.model_copy(update={"object_diameter_px": _DIAMETER_PX})
+    mpx = areas * zooms_to_size(split.diameters_px, drawn_at) ** 2 / 1e6
     order = np.random.default_rng(0).permutation(len(split))[:_SCORED]
     chosen = order[(np.cumsum(mpx[order]) <= _MOST_MPX) | (np.arange(len(order)) < _FEWEST)]
     names = [split.image_ids[index] for index in sorted(chosen)]

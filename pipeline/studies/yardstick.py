@@ -20,7 +20,7 @@ from pipeline.studies.study import compose, load_data, make_parser
 LENGTHS = {
     "short": (),
     "full": (
-        "train.epochs=24", "train.steps_per_epoch=50", "train.tile_px=256", "train.crop_px=192",
+        "train.epochs=24", "train.steps_per_epoch=50", "train.tile_px=176", "train.crop_px=128",
         "train.ema_decay=0.995",
     ),
 }  # fmt: skip

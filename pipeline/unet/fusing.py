@@ -118,7 +118,7 @@ def _can_fuse(dtype: torch.dtype) -> bool:
         return False
     one = torch.ones(1, 1, 1, 1, dtype=dtype)
     try:
-        # Where torch's other convolutions imitate bf16, this one refuses it.
+        # On older CPUs, where torch's other convolutions imitate bf16, this one refuses it.
         torch.ops.mkldnn._convolution_pointwise(one, one, None, [0, 0], [1, 1], [1, 1], 1, "relu", [], "")
     except (RuntimeError, AttributeError):
         return False

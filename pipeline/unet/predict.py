@@ -197,8 +197,8 @@ def _predict_tiles(
         return probabilities * rows.write[row].to(ensemble.device)[:, None] * write_columns[:, None, None]
     assert rows.read is not None  # where tiles are resampled on the way back, they are on the way there
     assert columns.read is not None
-    x = rows.read.apply_to_rows(row, x.contiguous().float().div_(255))
-    probabilities = ensemble.predict(columns.read.apply_to_columns(which, x))
+    x = columns.read.apply_to_columns(which, rows.read.apply_to_rows(row, x.contiguous().float().div_(255)))
+    probabilities = ensemble.predict(x)
     return columns.write.apply_to_columns(which, rows.write.apply_to_rows(row, probabilities))
 
 

@@ -63,7 +63,9 @@ class SmpUNet(Network):
     def __init__(self, in_channels: int, out_channels: int, params: SmpParams) -> None:
         super().__init__()
         channels, stride = params.decoder_channels, params.output_stride
-        depth = len(channels) + stride.bit_length() - 1  # and the base-2 logarithm of the stride
+        depth = (
+            len(channels) + stride.bit_length() - 1
+        )  # the halvings that the decoder undoes, and those that the head does
         try:
             # Random weights, and no download: `load_pretrained` fills them.
             self.encoder = get_encoder(params.encoder, in_channels=in_channels, depth=depth, weights=None)

@@ -4,7 +4,7 @@ In: an axis's length, a zoom and the tile's length. Out: for each tile, indices 
 columns are independent, so that a tile is its row's plan times its column's.
 
 The zoom is linear interpolation, written as a matrix per tile; a matrix folds the mirrored border in, and on the way
-back the blending weights too. Off its diagonal it is empty, so it is applied band by band. All tiles of an axis sample
+back the blending weights too. Most of it is 0, so on a CPU it is applied band by band. All tiles of an axis sample
 one and the same grid, so that tiles of a zoomed image meet exactly as those of an image at its own size do.
 """
 
@@ -78,38 +78,40 @@ class Matrices:
         made = {tile: self._make(tile) for tile in set(which)}
         return torch.from_numpy(np.stack([made[tile] for tile in which]))
 
-    def bands(self, tile: int) -> list[Band]:
-        """Return the matrix of a tile in parts; rows of zeros are in none."""
+    def bands(self, tile: int, device: torch.device) -> list[Band]:
+        """Return the matrix of a tile in parts, on the device; rows of zeros are in none.
+
+        A GPU gets it whole: there many small products wait for the host.
+        """
         matrix, bands = self._make(tile), []
-        for first in range(0, self.rows, _BAND_ROWS):
-            rows = slice(first, min(first + _BAND_ROWS, self.rows))
+        most = _BAND_ROWS if device.type == "cpu" else self.rows
+        for first in range(0, self.rows, most):
+            rows = slice(first, min(first + most, self.rows))
             used = np.flatnonzero(matrix[rows].any(axis=0))
             if len(used):
                 columns = slice(int(used[0]), int(used[-1]) + 1)
-                bands.append(Band(rows, columns, torch.from_numpy(matrix[rows, columns])))
+                bands.append(Band(rows, columns, torch.from_numpy(matrix[rows, columns]).to(device)))
         return bands
 
     def apply_to_rows(self, tile: int, x: Tensor) -> Tensor:
-        """Return the matrix of a tile times `x` (..., columns, W): (..., rows, W) float32."""
+        """Return the matrix of a tile times `x` (..., columns, W) float32: (..., rows, W)."""
         product = x.new_zeros(*x.shape[:-2], self.rows, x.shape[-1])
-        for rows, columns, weights in self.bands(tile):
-            product[..., rows, :] = weights.to(x.device) @ x[..., columns, :]
+        for rows, columns, weights in self.bands(tile, x.device):
+            product[..., rows, :] = weights @ x[..., columns, :]
         return product
 
     def apply_to_columns(self, tiles: Sequence[int], x: Tensor) -> Tensor:
-        """Return `x` (B, C, H, columns) times the transposed matrix of each one's tile: (B, C, H, rows) float32."""
-        product = x.new_zeros(*x.shape[:-1], self.rows)
+        """Return `x` (B, C, H, columns) float32 times the transposed matrix of each one's tile: (B, C, H, rows)."""
+        if len(set(tiles)) == 1:
+            lines = x.reshape(-1, x.shape[-1])
+            product = lines.new_zeros(len(lines), self.rows)
+            for rows, columns, weights in self.bands(tiles[0], x.device):
+                product[:, rows] = lines[:, columns] @ weights.T
+            return product.view(*x.shape[:-1], self.rows)
+        product = x.new_empty(*x.shape[:-1], self.rows)
         for tile in dict.fromkeys(tiles):
             own = [number for number, each in enumerate(tiles) if each == tile]
-            part = x if len(own) == len(tiles) else x[own]
-            lines = part.reshape(-1, x.shape[-1])
-            resampled = lines.new_zeros(len(lines), self.rows)
-            for rows, columns, weights in self.bands(tile):
-                resampled[:, rows] = lines[:, columns] @ weights.to(x.device).T
-            shaped = resampled.view(*part.shape[:-1], self.rows)
-            if part is x:
-                return shaped
-            product[own] = shaped
+            product[own] = self.apply_to_columns([tile], x[own])
         return product
 
 

@@ -25,7 +25,7 @@ from tests.faults.workspace import clear_results, digest_results, make_workspace
 STEPS = 15
 CHAINS_RUNS = 2
 SHORT = (
-    "folds.ids=[0,1]", "train.epochs=2", "train.steps_per_epoch=40", "train.batch=8", "train.start_crop_px=192",
+    "folds.ids=[0,1]", "train.epochs=2", "train.steps_per_epoch=40", "train.batch=8", "train.start_crop_px=128",
     "runtime.threads=1", "runtime.device=cpu", "select.trees=20", "evaluate.bootstrap=100",
     "housekeeping.score_every_epochs=0",
 )  # fmt: skip
@@ -123,7 +123,7 @@ def main() -> None:
 
     prepared, threads = Path(sys.argv[1]), sys.argv[2]
     params = compose_params(
-        ["train=cpu", "runtime.device=cpu", "train.start_crop_px=192", f"runtime.threads={threads}"]
+        ["train=cpu", "runtime.device=cpu", "train.start_crop_px=128", f"runtime.threads={threads}"]
     )
     split = PreparedSplit.open(prepared / "train")
     our_steps(split, params, 3)()

@@ -38,6 +38,6 @@ def zoomed_prediction(
 ) -> Image:
     """Return the probabilities (H, W, 3) uint8 of an image (H, W, 3) uint8 RGB that the network sees at `zoom`."""
     size = tuple(max(1, round(length * zoom)) for length in image.shape[1::-1])
-    shrinks = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-    found = usual_prediction(model, cv2.resize(image, size, interpolation=shrinks), views, contrast)
+    method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    found = usual_prediction(model, cv2.resize(image, size, interpolation=method), views, contrast)
     return np.asarray(cv2.resize(found, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.engine import processes
-from pipeline.engine.processes import LOGS, held_checkout, run_on_processes
+from pipeline.engine.processes import LOGS, held_checkout, repro, run_on_processes
 from pipeline.engine.work import list_work
 from pipeline.errors import InputError
 from pipeline.params import load_params
@@ -82,6 +82,23 @@ def test_all_is_brought_up_to_date_and_dvc_knows_it(folder):
     ]  # fmt: skip
     again = subprocess.run([sys.executable, "-m", "dvc", "repro"], capture_output=True, text=True, check=True)
     assert "Running" not in again.stdout
+
+
+def test_one_share_is_left_to_dvc_s_last_run(folder, monkeypatch):
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["data"]["test_shares"] = [0]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    asked = []
+
+    def note(*targets: str, handle: int) -> None:
+        asked.append(targets)
+        repro(*targets, handle=handle)
+
+    monkeypatch.setattr("pipeline.engine.processes.repro", note)
+    run_all(2)
+    assert asked == [("folds",), ()]
+    assert (folder / "end").read_text() == "submit"
+    assert [path.name for path in (folder / "predict_testset").iterdir()] == ["0"]
 
 
 def test_a_fold_that_fails_stops_no_other_and_its_error_comes_last_in_full(folder):

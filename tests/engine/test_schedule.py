@@ -1,13 +1,16 @@
 """The schedule for another number of cores, by hand."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
-from pipeline.engine.schedule import schedule
+from pipeline.engine.schedule import _AFTER, _BEFORE, schedule
 from pipeline.engine.work import FOLD, SHARE
 from pipeline.errors import InputError
+from pipeline.yaml_files import read_yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = {"prepare": 6.0, "folds": 2.0, "evaluate": 9.0, "submit": 3.0, "report": 1.0, "predict_testset@0": 14.0}
 for fold, train_s in enumerate((100.0, 50.0, 80.0)):
     SECONDS |= {f"train@{fold}": train_s, f"size@{fold}": 10.0, f"predict_oof@{fold}": 20.0}
@@ -40,3 +43,8 @@ def test_a_stage_without_seconds_is_named():
         InputError, match=r"^size@1 has noted no seconds here; `dvc repro --force --single-item size@1`"
     ):
         schedule({name: value for name, value in SECONDS.items() if name != "size@1"}, PARTS, 2)
+
+
+def test_every_stage_of_dvc_yaml_has_its_place():
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    assert sorted(stages) == sorted([*_BEFORE, *FOLD.stages, *SHARE.stages, *_AFTER])

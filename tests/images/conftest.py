@@ -21,12 +21,11 @@ def make_split(tmp_path):
         rows = []
         with PackWriter(folder / "images.npz") as pack:
             for image_id, (image, label_map) in images.items():
-                rows.append(
-                    describe_image(image_id, image, label_map, []).row | {"source": "made", "scored": 1, "weight": 1.0}
-                )
-                pack.add(f"{image_id}.image", image)
-                if label_map is not None:
-                    pack.add(f"{image_id}.label_map", label_map)
+                prepared = describe_image(image_id, image, label_map, [])
+                rows.append(prepared.row | {"source": "made", "scored": 1, "weight": 1.0})
+                pack.add(f"{image_id}.image", prepared.stored_image)
+                if prepared.stored_labels is not None:
+                    pack.add(f"{image_id}.label_map", prepared.stored_labels)
         table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).assign(**columns)
         table.to_csv(folder / "table.csv", index=False)
         return PreparedSplit.open(folder)

@@ -7,8 +7,17 @@ import torch
 from torch import nn
 
 from pipeline.params import NetworkParams
-from pipeline.unet.fusing import ConvolutionWithActivation, fuse_activations, fuse_batch_norms, fuse_layers
+from pipeline.unet.fusing import (
+    ConvolutionWithActivation,
+    _can_fuse,
+    fuse_activations,
+    fuse_batch_norms,
+    fuse_layers,
+)
 from pipeline.unet.model import build_model
+
+# As on a Mac.
+needs_onednn = pytest.mark.skipif(not _can_fuse(torch.float32), reason="torch has no oneDNN here")
 
 
 def smp(encoder):
@@ -51,6 +60,7 @@ def test_the_fused_network_is_the_same_function(params):
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
 
 
+@needs_onednn
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("params", [smp("tu-tf_efficientnet_lite0"), smp("resnet18"), VANILLA], ids=lambda p: p.name)
 def test_with_activations_too(params, layout):
@@ -87,6 +97,7 @@ def test_a_type_that_onednn_has_not_is_computed_as_ever():
         torch.testing.assert_close(copy.deepcopy(fused).double()(x.double()), layers.double()(x.double()))
 
 
+@needs_onednn
 def test_only_what_onednn_knows_is_fused():
     layers = nn.Sequential(
         *(nn.Conv2d(3, 3, 3, padding_mode="reflect", padding=1), nn.ReLU()),

@@ -102,4 +102,5 @@ def test_a_matrix_in_bands_is_the_matrix(length, zoom):
             expected = down[tile] @ x @ along[tiles].unsqueeze(1).mT
             found = along.apply_to_columns(tiles, down.apply_to_rows(tile, x))
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-            assert sum(len(band.weights) for band in down.bands(tile)) <= len(down[tile])
+            bands = down.bands(tile, torch.device("cpu"))
+            assert length < 300 or sum(band.weights.numel() for band in bands) < 0.5 * down[tile].numel()
