@@ -98,7 +98,7 @@ def test_one_share_is_left_to_dvc_s_last_run(folder, monkeypatch):
     run_all(2)
     assert asked == [("folds",), ()]
     assert (folder / "end").read_text() == "submit"
-    assert [path.name for path in (folder / "predict_testset").iterdir()] == ["0"]
+    assert (folder / "predict_testset" / "0").read_text() == "predict_testset"
 
 
 def test_a_fold_that_fails_stops_no_other_and_its_error_comes_last_in_full(folder):

@@ -186,7 +186,7 @@ def split(make_split):
             "table.csv",
             "a,made,1,1.0,4",
             "a,made,1,1.0,5",
-            r"images\.npz: 'a\.image' is \(4, 5, 3\) uint8, and table\.csv",
+            r"images\.npz: 'a\.image' is \(4, 5, 1\) uint8, and table\.csv",
         ),
         (
             "table.csv",
