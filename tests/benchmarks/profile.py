@@ -5,7 +5,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -167,7 +166,7 @@ def predict_table(setting: Setting) -> Table:
     """The parts of the command `predict` once it has started, by the trained run, on images of real sizes."""
     trained = load_params(ROOT / "params.yaml")
     where = trained.runtime.model_copy(update={"device": "cpu"})
-    recipe = replace(trained.recipe, runtime=where)
+    recipe = trained.recipe._replace(runtime=where)
     segmenter = load_segmenter(ROOT / "folds", trained.folds.ids, recipe, trained.predict, trained.select)
     images = [image for image in draw_images(setting.split, 40) if image[1].size <= 3 * trained.select.max_pixels]
     megapixels, watch = count_megapixels(images), Stopwatch()
