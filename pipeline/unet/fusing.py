@@ -55,7 +55,7 @@ def fuse_batch_norms(model: AnyNetwork, x: Tensor) -> AnyNetwork:
 
 @torch.no_grad()
 def fuse_activations(model: AnyNetwork, x: Tensor) -> AnyNetwork:
-    """Return `model` with each ReLU or ReLU6 right after a convolution fused into it where oneDNN can.
+    """Return `model` with its convolutions left to oneDNN, each with the ReLU or ReLU6 right after it if there is one.
 
     The arguments, the copy that it returns, and what is checked are as for `fuse_batch_norms`. Gradients, and devices
     but CPUs, get the two one after the other.
@@ -64,18 +64,22 @@ def fuse_activations(model: AnyNetwork, x: Tensor) -> AnyNetwork:
     if not _can_fuse(torch.float32):
         return plain
     fused = copy.deepcopy(plain)
-    names = {module: name for name, module in fused.named_modules()}
-    for convolution, name in _find_pairs(fused, x, lambda module: type(module) in _ACTIVATIONS):
-        is_zero_padded = not isinstance(convolution.padding, str) and convolution.padding_mode == "zeros"
-        if not is_zero_padded or plain_class(convolution) not in _CONVOLUTIONS:
+    after = dict(_find_pairs(fused, x, lambda module: type(module) in _ACTIVATIONS))
+    for name, convolution in [*fused.named_modules()]:
+        if not isinstance(convolution, nn.Conv2d) or plain_class(convolution) not in _CONVOLUTIONS:
             continue
-        _put(fused, names[convolution], ConvolutionWithActivation(convolution, fused.get_submodule(name)))
-        _put(fused, name, nn.Identity())
+        if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros":
+            continue
+        activation: nn.Module = nn.Identity()
+        if convolution in after:
+            activation = fused.get_submodule(after[convolution])
+            _put(fused, after[convolution], nn.Identity())
+        _put(fused, name, ConvolutionWithActivation(convolution, activation))
     return fused if _agree(fused, plain, x) else plain
 
 
 class ConvolutionWithActivation(nn.Module):
-    """A convolution and the ReLU or ReLU6 after it, in one pass over memory on a CPU.
+    """A convolution and the ReLU or ReLU6 after it, if any, in one pass over memory on a CPU.
 
     Its weights are not to change any more once it has run: what autocast would cast them to is kept. Depthwise ones run
     in bf16 too, of which only the backward pass is slow.
@@ -84,7 +88,7 @@ class ConvolutionWithActivation(nn.Module):
     def __init__(self, convolution: nn.Conv2d, activation: nn.Module) -> None:
         super().__init__()
         self.convolution, self.activation = convolution, activation
-        self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self._kept: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the activation makes of the convolution of `x` (B, C, H, W)."""
@@ -93,20 +97,15 @@ class ConvolutionWithActivation(nn.Module):
             activated: Tensor = self.activation(self.convolution(x))
             return activated
         conv = self.convolution
-        if dtype not in self._cast:
-            self._cast[dtype] = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
-        kernel, stride, dilation = [*conv.kernel_size], [*conv.stride], [*conv.dilation]
+        kernel, stride, dilation, padding = [*conv.kernel_size], [*conv.stride], [*conv.dilation], [*conv.padding]
+        if dtype not in self._kept:
+            self._kept[dtype] = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
+        weight, bias = self._kept[dtype]
         if isinstance(conv, Conv2dSame):  # TensorFlow's padding, which differs from side to side
             x = pad_same(x, kernel, stride, dilation)
+        name, constants = _ACTIVATIONS.get(type(self.activation), ("none", []))
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x.to(dtype),
-            *self._cast[dtype],
-            conv.padding,
-            stride,
-            dilation,
-            conv.groups,
-            *_ACTIVATIONS[type(self.activation)],
-            "",
+            x.to(dtype), weight, bias, padding, stride, dilation, conv.groups, name, constants, ""
         )
         return fused
 

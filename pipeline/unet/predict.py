@@ -21,7 +21,7 @@ from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import OUT_CHANNELS, NormalizedUNet
 from pipeline.unet.prediction import Prediction, Windows
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.tiling import AxisTiles, plan_axis
+from pipeline.unet.tiling import AxisTiles, Indices, plan_axis
 from pipeline.unet.views import views_of
 
 Image = NDArray[np.uint8]
@@ -188,7 +188,7 @@ def _predict_tiles(
     batch: Sequence[tuple[int, int]],
 ) -> Tensor:
     """Return probabilities times blending weights (B, 3, target rows, target columns) of tiles (image, column)."""
-    patches = np.stack([images[image][np.ix_(rows.sources[row], columns.sources[column])] for image, column in batch])
+    patches = np.stack([_cut(images[image], rows.sources[row], columns.sources[column]) for image, column in batch])
     x = torch.from_numpy(patches).to(ensemble.device).permute(0, 3, 1, 2)
     which = [column for _, column in batch]
     if isinstance(rows.write, Tensor) or isinstance(columns.write, Tensor):
@@ -200,6 +200,14 @@ def _predict_tiles(
     x = columns.read.apply_to_columns(which, rows.read.apply_to_rows(row, x.contiguous().float().div_(255)))
     probabilities = ensemble.predict(x)
     return columns.write.apply_to_columns(which, rows.write.apply_to_rows(row, probabilities))
+
+
+def _cut(image: Windows, rows: Indices, columns: Indices) -> Image:
+    """Return a window (len(rows), len(columns), 3) of an image; pixel by pixel only where one is mirrored into it."""
+    runs = [slice(int(each[0]), int(each[-1]) + 1) for each in (rows, columns)]
+    is_mirrored = any(run.stop - run.start < len(each) for run, each in zip(runs, (rows, columns), strict=True))
+    window: Image = image[np.ix_(rows, columns) if is_mirrored else tuple(runs)]
+    return window
 
 
 def _read_chunks(images: Iterable[tuple[str, Image]], pixels: int) -> Iterator[list[tuple[str, Image]]]:

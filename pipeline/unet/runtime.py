@@ -1,7 +1,7 @@
 """Where and how torch runs: the section `runtime` goes in, and a `Runtime` that networks are run by comes out.
 
 Everything comes from parameters and nothing from the environment: the number of threads decides the last bits of a sum.
-On CUDA the environment is written to, as one library asks for it.
+The environment is written to where a library asks for it.
 """
 
 import ctypes
@@ -19,6 +19,9 @@ from pipeline.params import RuntimeParams
 _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 # mallopt(3): M_TRIM_THRESHOLD, the free bytes that are kept; M_MMAP_MAX, how many blocks may lie outside the heap.
 _KEEP_FREED = {-1: 2**31 - 1, -4: 0}
+# How many compiled convolutions oneDNN keeps, of 45 KB each. A network has some sixty for each shape of image; its own
+# 1024 are full after eighteen shapes, and images of a hundred sizes and four zooms have eighty.
+_COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,13 @@ def _warn_of_bf16(native: str) -> None:
 
 
 def configure_torch(threads: int) -> None:
-    """Set the CPU threads of torch, fast matrix products, and keep freed memory within the process.
+    """Set the CPU threads of torch, fast matrix products, and keep freed memory and compiled convolutions.
 
-    By default glibc hands each large block back to the system and page-faults it in again (`make bench only=profile`
-    measures what that costs a training step).
+    By default glibc hands each large block back to the system and page-faults it in again, and oneDNN compiles anew
+    what it has no room for. `make bench only=profile` measures what that costs. oneDNN reads its variable when it first
+    compiles; one that is set already stands.
     """
+    os.environ.setdefault(*_COMPILED)
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
     if sys.platform == "linux":

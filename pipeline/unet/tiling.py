@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.unet.blocks import LengthRule
 
 # Rows of a matrix that are multiplied at once: few, so that they touch few columns, and enough for a fast product.
-_BAND_ROWS = 64
+_BAND_ROWS = 32
 
 Indices = NDArray[np.int64]
 Weights = NDArray[np.float64]

@@ -68,7 +68,9 @@ def test_with_activations_too(params, layout):
     fused = fuse_layers(model, torch.rand(1, 3, *[model.lengths.input_for(32)] * 2))
     assert count_norms(fused) == 0
     activations = [module for module in fused.modules() if type(module) in (nn.ReLU, nn.ReLU6)]
-    inside = [module for module in fused.modules() if isinstance(module, ConvolutionWithActivation)]
+    fast = [module for module in fused.modules() if isinstance(module, ConvolutionWithActivation)]
+    assert len(fast) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    inside = [module for module in fast if not isinstance(module.activation, nn.Identity)]
     assert len(inside) >= 6
     # What is left stands behind a residual block's sum.
     assert len(activations) - len(inside) == (8 if params == smp("resnet18") else 0)
@@ -106,7 +108,9 @@ def test_only_what_onednn_knows_is_fused():
         *(nn.Conv2d(3, 3, 3, stride=2, dilation=2, bias=False), nn.ReLU6()),
     )
     fused = fuse_activations(layers, torch.rand(1, 3, 20, 20))
-    assert [isinstance(layer, ConvolutionWithActivation) for layer in fused] == [*[False] * 7, True, False]
+    kinds = [nn.Conv2d, nn.ReLU] * 2 + [ConvolutionWithActivation, nn.LeakyReLU, nn.ReLU]
+    assert [type(layer) for layer in fused] == [*kinds, ConvolutionWithActivation, nn.Identity]
+    assert type(fused[4].activation) is nn.Identity
     x = torch.randn(2, 3, 21, 24) * 9
     with torch.no_grad():
         torch.testing.assert_close(fused(x), layers(x))

@@ -1,6 +1,8 @@
 """Where networks run: what is asked for and not there is refused, and a runtime is what the section says."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -111,6 +113,25 @@ def test_threads_come_from_the_section(threads, other):
     torch.set_num_threads(other)
     start_runtime(runtime_params(threads=threads))
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+@pytest.mark.parametrize(("variables", "is_kept"), [({}, True), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, False)])
+def test_more_compiled_convolutions_are_kept_than_onednn_would(variables, is_kept):
+    code = """
+import torch
+from pipeline.unet.runtime import configure_torch
+configure_torch(1)
+kernel = torch.ones(8, 8, 3, 3)
+for length in range(3, 1200):
+    torch.conv2d(torch.ones(2, 8, 3, length), kernel)
+with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+    torch.conv2d(torch.ones(2, 8, 3, 3), kernel)
+"""
+    environment = {name: value for name, value in os.environ.items() if "PRIMITIVE_CACHE" not in name} | variables
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    creations = [line for line in done.stdout.splitlines() if "create:" in line and ",convolution," in line]
+    assert ["cache_hit" in line for line in creations] == [is_kept]
 
 
 def test_cuda_is_held_to_the_same_bits_and_a_cpu_left_alone(monkeypatch):
