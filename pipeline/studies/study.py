@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
@@ -144,7 +145,8 @@ def keep_table(path: Path, table: pd.DataFrame) -> None:
 
 def keep_figure(path: Path, figure: Any) -> None:
     """Write a figure of matplotlib, atomically and the same bytes for the same figure."""
-    with atomic_path(path) as partial, partial.open("wb") as file:
+    ids = matplotlib.rc_context({"svg.hashsalt": path.stem})  # of an SVG's parts; random without it
+    with atomic_path(path) as partial, partial.open("wb") as file, ids:
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         figure.savefig(file, format=path.suffix[1:], metadata=metadata)
 

@@ -6,7 +6,8 @@ by that, so what else ran does not count, on stage1_train without fold 0, and wi
 averaged weights on the way (`HeldOutWatch`, 40 images, one view, decoding unsearched), and at the end all images of
 both folds, seen once at their true size, by the one of six decodings that the other fold chose. Settings that have
 scores are not trained again. `draw` makes results/time_to_score.csv, of the scores on the way, and .svg, and
-results/time_to_score_end.csv, of the scores at the end with their paired differences from `base`.
+results/time_to_score_end.csv, of the scores at the end with their paired differences from `base`; its `as_base_s` says
+after how many seconds a setting scored on the way what `base` did at its end.
 
 The folds' scores choose the defaults of `train=cpu` and `train=gpu`; the cross-validation of a run trained with them is
 optimistic by as much as such a choice of few can be.
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -162,6 +164,7 @@ def draw(scratch: Path) -> None:
         seconds = small * small_s + (curve["step"] - small) * large_s
         curves.append(curve.assign(setting=name, seconds=seconds))
         rows.append({"setting": name, "small_s": small_s, "large_s": large_s, "steps": last, "ap": scores["ap"].mean()})
+        rows[-1]["as_base_s"] = seconds_to(curves[-1], float(curves[0]["val_map"].iloc[-1]))
         if name != BASE:
             keys = ("difference", "low", "high")
             rows[-1] |= dict(
@@ -176,9 +179,22 @@ def draw(scratch: Path) -> None:
     axes.legend(fontsize=8)
     axes.grid(alpha=0.2)
     keep_figure(RESULTS / "time_to_score.svg", figure)
-    end = pd.DataFrame(rows).round(4)
+    end = pd.DataFrame(rows).round({"as_base_s": 0}).round(4)
     keep_table(RESULTS / "time_to_score_end.csv", end)
     print(end.to_string(index=False))
+
+
+def seconds_to(curve: pd.DataFrame, score: float) -> float:
+    """Return after how many seconds a curve (`seconds`, `val_map`) is at a score, in a straight line between points.
+
+    Not a number if it never is.
+    """
+    seconds, scores = curve["seconds"].to_numpy(), curve["val_map"].to_numpy()
+    reached = np.flatnonzero(scores >= score)
+    if not len(reached):
+        return np.nan
+    until = slice(max(0, reached[0] - 1), reached[0] + 1)
+    return float(np.interp(score, scores[until], seconds[until]))
 
 
 def history_path(scratch: Path, name: str, fold: int) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pipeline.compose import compose_params
 from pipeline.errors import InputError
@@ -99,6 +100,22 @@ def test_a_lever_changes_what_it_names_and_nothing_else(lever: str) -> None:
 def test_a_lever_with_an_unknown_key_is_refused() -> None:
     with pytest.raises(KeyError, match=r"size\.no_such"):
         ablation.change(load_params(ROOT / "params.yaml"), {"size.no_such": 1})
+
+
+def test_a_figure_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for suffix in ("svg", "png"):
+        for folder in ("one", "two"):
+            figure = Figure()
+            figure.add_subplot().plot([0, 1], [1, 0], marker="o")
+            study.keep_figure(tmp_path / folder / f"figure.{suffix}", figure)
+        one, two = ((tmp_path / folder / f"figure.{suffix}").read_bytes() for folder in ("one", "two"))
+        assert one == two
+
+
+@pytest.mark.parametrize(("score", "seconds"), [(0.1, 10), (0.2, 10), (0.25, 15), (0.3, 20), (0.35, 30), (0.5, np.nan)])
+def test_a_score_is_reached_between_two_looks(score: float, seconds: float) -> None:
+    curve = pd.DataFrame({"seconds": [10, 20, 30], "val_map": [0.2, 0.3, 0.35]})
+    np.testing.assert_allclose(time_to_score.seconds_to(curve, score), seconds)
 
 
 @pytest.mark.parametrize("name", time_to_score.SETTINGS)
