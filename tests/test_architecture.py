@@ -34,7 +34,7 @@ KNOW_ALL_PARAMS_TOO = {"experiments/run_card.py"}
 ALLOWED = {
     "studies/study.py": {"stages"},  # prepares and folds images by the very stages
     "images/cpu_augment.py": {"os.environ"},  # written: tells a library not to ask a server for its newest version
-    "unet/runtime.py": {"os.environ"},  # written: cuBLAS takes its workspace from there
+    "unet/runtime.py": {"os.environ"},  # written: cuBLAS and oneDNN are told there what to keep
     "kaggle/client.py": {"os.environ"},  # the PATH on which it looks for a program
 }
 
