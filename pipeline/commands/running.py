@@ -138,7 +138,10 @@ def _schedule(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--cores {arguments.cores}: a fold has runtime.threads = {params.runtime.threads}; give as many cores"
         )
-    slots = schedule(read_seconds(JOURNAL), list_work(params.folds, params.data), places)
+    seconds = read_seconds(JOURNAL)
+    slots = schedule(seconds, list_work(params.folds, params.data), places)
+    if idle := [stage for stage, _, _ in slots if stage not in seconds]:
+        print(f"up to date when the others ran, and counted as no time: {', '.join(idle)}")
     for stage, begin_s, end_s in slots:
         print(f"{stage:20}{begin_s:8.0f} s .. {end_s:5.0f} s")
     one_by_one = sum(end_s - begin_s for _, begin_s, end_s in slots)

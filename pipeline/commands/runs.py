@@ -60,7 +60,7 @@ def _summary(_: argparse.Namespace) -> None:
     print(
         f"expected on the test set: {card['expected_lb']:.3f} "
         f"({card['expected_lb_low']:.3f} .. {card['expected_lb_high']:.3f})"
-        + ("" if card["lb_map"] is None else f"; scored {card['lb_map']:.4f}")
+        + ("" if card["lb_map"] is None else f"; scored {card['lb_map']:.3f}")
     )
     if card["wall_s"] is not None:
         revision = "" if card["revision"] is None else f", at revision {card['revision']}"

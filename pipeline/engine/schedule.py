@@ -2,7 +2,7 @@
 
 In: what the stages of the last run noted of their seconds. Out: when each would begin and end, as `run_on_processes`
 orders them where memory suffices. That folds side by side share a machine's memory and caches is not in it, nor are
-DVC's own seconds.
+DVC's own seconds. Stages that run once, and did not since git brought their results, take no time here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,9 @@ def schedule(seconds: Mapping[str, float], parts: Sequence[tuple[Work, Sequence[
         places: how many folds, or shares of the test set, run at a time.
 
     Raises:
-        InputError: a stage has no seconds.
+        InputError: a stage of a fold or share has no seconds.
     """
+    seconds = dict.fromkeys((*_BEFORE, *_AFTER), 0.0) | dict(seconds)
     slots = _chain(seconds, _BEFORE, 0.0)
     for work, numbers in parts:
         free = [slots[-1].end_s] * places

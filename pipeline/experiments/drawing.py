@@ -56,9 +56,7 @@ def draw_network(stages: Sequence[Stage], title: str) -> str:
             parts.append(_text(middle - 50, ends[0][1] - 5, f"skip: {partner.gives[0]} channels", _SKIP))
     head = next((stage for stage in stages if stage.name == "head"), None)
     if head is not None:
-        parts.append(
-            _text(_RIGHT_PX - 60, _y(min(row_of.values())) - 8, f"1 x 1 head: {_label(head)}", _COLOURS["head"])
-        )
+        parts.append(_text(_RIGHT_PX - 60, _y(min(row_of.values())) - 8, f"head: {_label(head)}", _COLOURS["head"]))
     height = _y(row_of[bottom.name] + 1)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH_PX} {height}" width="{_WIDTH_PX}" '

@@ -60,7 +60,9 @@ def _list_folder(folder: Path) -> list[Path]:
     images = [path for path in inside if path.suffix.lower() in _ENDINGS and not is_litter(path.name)]
     files = [path for path in images if not path.is_dir() and not is_result(path)]
     if not files:
-        raise InputError(f"{folder}: no PNG, JPEG or TIFF in it; name another folder, or the files")
+        raise InputError(
+            f"{folder}: no PNG, JPEG or TIFF in it; name another, the files, or those of folders in it: '{folder}/**/*'"
+        )
     return files
 
 

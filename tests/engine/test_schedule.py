@@ -38,6 +38,11 @@ def test_the_slowest_fold_decides_where_each_has_a_place():
     assert ends(3)["report"] == ends(8)["report"] == 8 + 130 + 14 + 13
 
 
+def test_a_stage_that_was_up_to_date_takes_no_time():
+    slots = schedule({name: value for name, value in SECONDS.items() if name not in ("folds", "submit")}, PARTS, 1)
+    assert slots[-1].end_s == sum(SECONDS.values()) - 2 - 3
+
+
 def test_a_stage_without_seconds_is_named():
     with pytest.raises(
         InputError, match=r"^size@1 has noted no seconds here; `dvc repro --force --single-item size@1`"

@@ -32,6 +32,15 @@ def test_the_whole_is_printed_last(checkout: Path, capsys: pytest.CaptureFixture
     assert "120 s one after another" in last
 
 
+def test_stages_that_did_not_run_are_named(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("folds", "submit"):
+        (checkout / ".resume" / "journal" / f"{name}.json").unlink()
+    main(["schedule", "--cores", "2"])
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "up to date when the others ran, and counted as no time: folds, submit"
+    assert last.startswith("100 s on 2 cores")
+
+
 def test_fewer_cores_than_a_fold_has_threads_are_refused(checkout: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: --cores 1: a fold has runtime.threads = 2"):
         main(["schedule", "--cores", "1"])
