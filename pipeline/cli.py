@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from pipeline.commands import data, network, prediction, running, runs, submissions
+from pipeline.commands import blending, data, network, prediction, running, runs, submissions
 from pipeline.errors import one_line_errors
 
 
@@ -29,6 +29,6 @@ def make_parser() -> argparse.ArgumentParser:
         description="Nuclei of the 2018 Data Science Bowl: what people do around `dvc repro`.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (data, running, runs, submissions, prediction, network):
+    for group in (data, running, runs, blending, submissions, prediction, network):
         group.add_commands(commands)
     return parser

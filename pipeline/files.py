@@ -76,6 +76,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which is gone afterwards; what a killed process left is removed."""
+    with _explained(path), _temporary(path, make_folder=True) as partial:
+        yield partial
+
+
+@contextmanager
 def _temporary(path: Path, make_folder: bool) -> Iterator[Path]:
     """Yield a new file or folder beside `path`, locked for as long as this process works on it, and remove it after.
 

@@ -37,11 +37,12 @@ PER_FOLD, PER_SHARE = ("train", "size", "predict_oof"), ("predict_testset",)
 def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None = None, loaded_s: float = 0.0) -> None:
     """Parse `words`, or the command line, into the parameters of `main` (paths, integers, `params`) and call it.
 
-    With `--journal FOLDER` the seconds that the stage took are kept there, in `STAGE.json` or `STAGE.NUMBER.json`, with
-    what `main` returns; its own `seconds` take precedence. Beside them stands `loaded_too_s`, with the `loaded_s`
-    before this call, in which the stage's modules were loaded. An `InputError` ends in one line on stderr and exit
-    status 1, and so does memory that runs out. SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of
-    the DVC that started the stage: an orphan must not go on writing.
+    With `--member NAME` the parameters are those of a member. With `--journal FOLDER` the seconds that the stage took
+    are kept there, in `STAGE.json` or `STAGE.MEMBER-NUMBER.json`, with what `main` returns; its own `seconds` take
+    precedence. Beside them stands `loaded_too_s`, with the `loaded_s` before this call, in which the stage's modules
+    were loaded. An `InputError` ends in one line on stderr and exit status 1, and so does memory that runs out.
+    SIGTERM, SIGHUP and Ctrl-C end in status 130, and so does the death of the DVC that started the stage: an orphan
+    must not go on writing.
     """
     arguments = inspect.signature(main, eval_str=True).parameters.values()
     stage = Path(inspect.getfile(main)).stem
@@ -55,16 +56,19 @@ def run(main: Callable[..., dict[str, Any] | None], words: Sequence[str] | None 
             type=Path,
             help="a folder in which to note the seconds that this took, and what else differs from run to run",
         )
+    parser.add_argument("--member", help="of `members` in params.yaml: the parameters are this member's")
     values = vars(parser.parse_args(words))
+    member = values.pop("member")
     journal = values["journal"] if "journal" in inspect.signature(main).parameters else values.pop("journal")
     begin = time.monotonic()
     stop_on_request()
     with one_line_errors("stopped; nothing half-written is left: run the same command to go on"):
         if "params" in values:
-            values["params"] = load_params(values["params"])
+            values["params"] = load_params(values["params"], member)
         noted = main(**values) or {}
         if journal:
-            name = _journal_name(stage, values.get("fold", values.get("share")))
+            numbers = [values[key] for key in ("fold", "share") if key in values]
+            name = _journal_name(stage, *([f"{member}-{numbers[0]}"] if member and numbers else numbers))
             taken = time.monotonic() - begin
             seconds = {"seconds": round(taken, 1), "loaded_too_s": round(loaded_s + taken, 1)}
             write_json(journal / name, seconds | noted)
@@ -160,8 +164,8 @@ def _describe(process: psutil.Process) -> str:
         return ""
 
 
-def _journal_name(stage: str, number: int | None = None) -> str:
-    return f"{stage}.json" if number is None else f"{stage}.{number}.json"
+def _journal_name(stage: str, item: str | int | None = None) -> str:
+    return f"{stage}.json" if item is None else f"{stage}.{item}.json"
 
 
 class Journal(NamedTuple):
@@ -169,29 +173,30 @@ class Journal(NamedTuple):
 
     Attributes:
         wall_s: seconds that the stages up to `predict_testset` took when they last ran; None where none was noted.
-        epoch_seconds: by fold, the seconds of its training at each epoch's end.
+        epoch_seconds: by member and fold, as `main-0`, the seconds of its training at each epoch's end.
     """
 
     wall_s: float | None
     epoch_seconds: dict[str, list[float]]
 
 
-def read_journal(journal: Path, folds: Sequence[int], shares: Sequence[int]) -> Journal:
+def read_journal(journal: Path, members: Sequence[str], folds: Sequence[int], shares: Sequence[int]) -> Journal:
     """Return what the stages noted in the folder `journal`; what is missing or damaged is left out.
 
-    Entries of other folds and shares than these are what an earlier run with more of them left behind.
+    Entries of other members, folds and shares than these are what an earlier run with more of them left behind.
     """
+    of_folds, of_shares = ([f"{one}-{number}" for one in members for number in numbers] for numbers in (folds, shares))
     names = [_journal_name(stage) for stage in _WHOLE]
-    names += [_journal_name(stage, fold) for stage in PER_FOLD for fold in folds]
-    names += [_journal_name(stage, share) for stage in PER_SHARE for share in shares]
+    names += [_journal_name(stage, item) for stage in PER_FOLD for item in of_folds]
+    names += [_journal_name(stage, item) for stage in PER_SHARE for item in of_shares]
     seconds = [entry["seconds"] for name in names if (entry := _read_entry(journal / name))]
-    trained = {str(fold): _read_entry(journal / _journal_name("train", fold)) for fold in folds}
-    epochs = {fold: entry["epoch_seconds"] for fold, entry in trained.items() if "epoch_seconds" in entry}
+    trained = {item: _read_entry(journal / _journal_name("train", item)) for item in of_folds}
+    epochs = {item: entry["epoch_seconds"] for item, entry in trained.items() if "epoch_seconds" in entry}
     return Journal(round(sum(seconds), 1) if seconds else None, epochs)
 
 
 def read_seconds(journal: Path) -> dict[str, float]:
-    """Return how long each stage of the folder `journal` took, by DVC's name for it: `train@0`.
+    """Return how long each stage of the folder `journal` took, by DVC's name for it: `train@main-0`.
 
     That is from its start to its end, or what a stage that was stopped and went on says itself, where that is longer.
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError, shorten
 
@@ -22,6 +22,15 @@ Natural = Annotated[int, Field(ge=1, lt=2**31)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Whole  # numpy's end at 2 ** 32; room for what is added per fold and per try
+
+
+def _count_from_zero(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if numbers != tuple(range(len(numbers))):
+        raise ValueError(f"they are counted from 0 on; give {list(range(len(numbers)))}")
+    return numbers
+
+
+Numbers = Annotated[tuple[int, ...], AfterValidator(_count_from_zero)]
 
 
 class Section(BaseModel):
@@ -73,7 +82,9 @@ def explain_fault(error: ValidationError, where: str) -> str:
     # A key that is unknown is the likely cause of the one that is missing.
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
     key = ".".join([where, *map(str, first["loc"])]).strip(".")[:200] or "the file"
-    value = "" if first["type"] in ("missing", "extra_forbidden") else f", got {repr(first['input'])[:200]}"
-    what = "no such key" if first["type"] == "extra_forbidden" else first["msg"][:300]
+    is_whole = isinstance(first["input"], dict) or first["type"] in ("missing", "extra_forbidden")
+    value = "" if is_whole else f", got {repr(first['input'])[:200]}"
+    what = "no such key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")[:300]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return shorten(f"{key}: {what}{value}{more}", 1000)
+    of_several = not first["loc"] and first["type"] == "value_error"  # which says itself what it is of
+    return shorten(f"{what}{more}" if of_several else f"{key}: {what}{value}{more}", 1000)

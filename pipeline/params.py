@@ -8,20 +8,24 @@ entry: what such an entry may be told stands beside it, and is checked there, by
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import InputError
-from pipeline.options import Natural, NotNegative, OpenShare, Positive, Section, Seed, Share, Whole, explain_fault
+from pipeline.housekeeping import ClusterParams, HousekeepingParams
+from pipeline.members import WithMembers
+from pipeline.options import (
+    Natural,
+    NotNegative,
+    Numbers,
+    OpenShare,
+    Positive,
+    Section,
+    Seed,
+    Share,
+    Whole,
+    explain_fault,
+)
 from pipeline.yaml_files import read_yaml
-
-
-def _count_from_zero(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    if numbers != tuple(range(len(numbers))):
-        raise ValueError(f"they are counted from 0 on; give {list(range(len(numbers)))}")
-    return numbers
-
-
-Numbers = Annotated[tuple[int, ...], AfterValidator(_count_from_zero)]
 
 
 class ArchiveParams(Section):
@@ -38,6 +42,7 @@ class SourceParams(ArchiveParams):
     scored: bool  # held out in turn, and scored; false: learnt from in every fold, and scored in none
     weight: Annotated[float, Field(ge=0.001, le=1000)]  # how often an image is drawn, against one of a source of 1
     licence: str | None  # of images and labels; the run card shows it
+    ship: bool = True  # false: networks that have learnt from it may not be handed on, and `keep` leaves them out
 
 
 class DataParams(Section):
@@ -151,28 +156,6 @@ class RuntimeParams(Section):
     channels_last: bool
 
 
-class HousekeepingParams(Section):
-    """What changes no result: processes, bounds of memory, and how training is fed, saved and watched."""
-
-    workers: Natural  # processes that decode images, masks and predictions
-    max_pixels: Natural  # of an image in an archive; a larger header is refused before it is decoded
-    predict_max_pixels: Natural  # the same of an image given to the command `predict`
-    loader_workers: Whole  # processes that cut tiles; 0 cuts them between steps
-    checkpoint_every_s: Positive
-    score_every_epochs: Whole  # look at the held-out fold; 0 never
-    score_images: Natural  # how many held-out images a look takes
-
-
-class ClusterParams(Section):
-    """What a task of a cluster asks for, and when it is given up. It changes no result."""
-
-    cpus: NotNegative
-    gpus: NotNegative
-    memory_gib: NotNegative
-    patience_s: Positive  # a task that has made no step for so long is started again
-    rest_s: NotNegative  # from a task that was lost to the next try: by then its files are let go of
-
-
 class SizeParams(Section):
     """The size of nuclei that networks know, and how the size of an image's nuclei is estimated."""
 
@@ -260,7 +243,7 @@ class Recipe(NamedTuple):
         return {type(part).__name__: part.model_dump() for part in parts} | {"zooms": zooms}
 
 
-class Params(Section):
+class Params(WithMembers):
     """All of params.yaml."""
 
     data: DataParams
@@ -288,13 +271,15 @@ class Params(Section):
         )
 
 
-def load_params(path: Path) -> Params:
-    """Read and check params.yaml.
+def load_params(path: Path, member: str | None = None) -> Params:
+    """Read and check params.yaml, and return its parameters, or those of a member.
 
     Raises:
-        InputError: the file is missing, is no YAML mapping, or a key is unknown, missing or out of bounds.
+        InputError: the file is missing, is no YAML mapping, a key is unknown, missing or out of bounds, or there is no
+            such member.
     """
     try:
-        return Params.model_validate(read_yaml(path))
+        params = Params.model_validate(read_yaml(path))
+        return params.of_member(member) if member else params
     except ValidationError as error:
         raise InputError(f"{path}: {explain_fault(error, '')}; `pipeline/params.py` lists all keys") from error

@@ -4,7 +4,9 @@ The `deps` of data stay; behind them come the code files that can change the res
 code reads.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
@@ -26,11 +28,16 @@ def main(root: Path = ROOT) -> None:
         code = [dep.as_posix() for dep in code_dependencies(f"pipeline.stages.{name}", root)]
         data = [dep for dep in stage["deps"] if not dep.startswith("pipeline/")]
         stage["deps"] = data + code
-        params = CommentedSeq(read_params(name, root))
+        params = CommentedSeq(read_params(name, root) + member_params(stage))
         if len(", ".join(params)) < _MOST_IN_A_LINE:
             params.fa.set_flow_style()
         stage["params"] = params
     yaml.dump(content, path)
+
+
+def member_params(stage: Mapping[str, Any]) -> list[str]:
+    """Return the params by which a stage's member differs from the others; `pipeline.launch` hands them to it."""
+    return ["members.${item.member}"] if "member" in stage.get("matrix", {}) else []
 
 
 if __name__ == "__main__":

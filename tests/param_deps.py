@@ -16,6 +16,8 @@ from tests.package_index import Definition, Function, PackageIndex, Value, Value
 
 PARAMS = "pipeline.params"
 WHOLE = f"{PARAMS}.Params"
+# Attributes of the whole that are no sections, and the keys that they read (`pipeline/members.py`).
+MEMBERS = {"member_ids": {"member_ids"}, "members": {"members"}, "known_px": {"members", "member_ids"}}
 NEVER = {"housekeeping", "cluster"}  # the sections of what changes no result
 
 # Foreign functions that hand on what they are given, and look at none of it.
@@ -54,9 +56,11 @@ class Reader:
 
     def __init__(self, package: PackageIndex) -> None:
         self._package = package
-        fields = package.classes[WHOLE].fields
-        self._sections = {value.name: key for key, note in fields.items() for value in package.mentions(note, PARAMS)}
-        self._order = list(fields)
+        parts = [package.classes[name] for name in reversed(package.lineage(WHOLE)) if name.startswith("pipeline.")]
+        fields = {key: package.mentions(note, part.module) for part in parts for key, note in part.fields.items()}
+        self._sections = {value.name: key for key, values in fields.items() for value in values}
+        self._order = [key for key in fields if key != "model_config"]
+        self._plain_read: set[str] = set()  # keys of the file that are no sections
         self._read: set[tuple[str, str]] = set()  # section class, key
         self._reached: dict[str, None] = {}
         self._classes: dict[str, None] = {}
@@ -87,6 +91,7 @@ class Reader:
         return len(self._read), len(self._reached), len(self._classes), len(self._touched), local, stored
 
     def _list_keys(self) -> Iterator[str]:
+        yield from [key for key in self._order if key in self._plain_read]
         for name, section in sorted(self._sections.items(), key=lambda item: self._order.index(item[1])):
             keys = self._fields_of(name)
             found = [key for key in keys if (name, key) in self._read]
@@ -109,9 +114,11 @@ class Reader:
             if kind == "instance" and name in self._sections:
                 self._read |= {(name, key) for key in [*self._fields_of(name), "*"]}
             elif kind == "instance" and (deep or self._package.classes[name].module == PARAMS):
-                notes = self._package.classes[name].fields.values()
-                parts = [self._package.mentions(note, self._package.classes[name].module) for note in notes]
+                classes = [self._package.classes[each] for each in self._package.lineage(name)]
+                parts = [self._package.mentions(note, one.module) for one in classes for note in one.fields.values()]
                 self._consume(frozenset().union(*parts) - values, deep)
+                if name == WHOLE:
+                    self._plain_read |= set().union(*MEMBERS.values())
 
     def _reach_class(self, name: str) -> None:
         if name in self._classes:
@@ -299,6 +306,8 @@ class Reader:
                 return _NONE
             if name in self._package.classes[value.name].fields and value.name != WHOLE:
                 self._read.add((value.name, name))
+            if value.name == WHOLE:
+                self._plain_read |= MEMBERS.get(name, set())
         for each in self._package.lineage(value.name):
             found = self._package.classes[each]
             if name in found.methods:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pipeline"
 
 # From the ground up. A room may import those below its own, and itself; rooms that share a line, never one another.
 GROUND = {
-    "errors", "params", "options", "files", "yaml_files", "tables", "diameter",
+    "errors", "params", "members", "housekeeping", "options", "files", "yaml_files", "tables", "diameter",
     "parallel", "progress", "provenance", "compose", "launch",
 }  # fmt: skip
 FLOORS = [
@@ -29,7 +29,7 @@ FLOORS = [
 LIBRARY = {room for floor in FLOORS[1:4] for room in floor}
 # Where the whole of params.yaml is known: where it is read, and where it is taken apart.
 KNOW_ALL_PARAMS = {"stages", "studies", "launch", "compose", "params"}
-KNOW_ALL_PARAMS_TOO = {"experiments/run_card.py"}
+KNOW_ALL_PARAMS_TOO = {"experiments/run_card.py", "commands/prediction.py", "commands/blending.py"}
 # What is allowed to one module alone, and why.
 ALLOWED = {
     "studies/study.py": {"stages"},  # prepares and folds images by the very stages

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample"
 COMMANDS = (
     "fetch", "pack", "show", "run", "summary", "compare", "score", "check", "predict", "describe", "stack", "keep",
-    "upload",
+    "restore", "blend", "upload",
 )  # fmt: skip
 
 
@@ -220,6 +220,7 @@ def finished(workspace: Path) -> Path:
     rows = [",".join([f"i{n},g{n % 10},{n % 10 % 3},fluorescence", *[f"{rng.random():.3f}"] * 11]) for n in range(30)]
     (workspace / "folds" / "scores.csv").write_text(f"image_id,group,fold,image_type,ap,{columns}\n" + "\n".join(rows))
     (workspace / "folds" / "folds.csv").write_text("image_id,group,stratum,fold\n")
+    (workspace / "folds" / "decoding.json").write_text("{}")
     cv = {"cv_map": 0.5, "cv_std": 0.1, "cv_low": 0.4, "cv_high": 0.6, "pooled_ap": 0.5, "images": 30}
     (workspace / "folds" / "cv.json").write_text(json.dumps(cv))
     card = {
@@ -250,11 +251,25 @@ def test_keep_and_compare_a_run(finished: Path, capsys: pytest.CaptureFixture[st
         "cv.json",
         "scores.csv",
         "folds.csv",
+        "decoding.json",
+        "params.yaml",
+        "contents.json",
     }
     row = (finished / "submissions" / "ledger.csv").read_text().splitlines()[1]
     assert row == "mine,0.5,0.1,0.4,0.3,0.5,,601.0,1,2,cpu,abc"
     main(["compare", "mine"])
     assert "no difference" in capsys.readouterr().out
+
+
+def test_a_run_without_its_networks_is_not_restored(finished: Path) -> None:
+    main(["keep", "mine"])
+    with pytest.raises(SystemExit, match=r"^error: mine: kept without its networks"):
+        main(["restore", "mine"])
+    (finished / "submissions" / "mine" / "contents.json").unlink()
+    with pytest.raises(SystemExit, match=r"mine was kept by a version that did not keep networks; train it again"):
+        main(["predict", "a.png", "--out", "out", "--run", "mine"])
+    with pytest.raises(SystemExit, match=r"not there; keep the run first \(`python -m pipeline keep yours`\)"):
+        main(["restore", "yours"])
 
 
 def test_runs_are_compared_by_what_the_yardstick_found(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import yaml
 from pipeline.params import Params
 from pipeline.provenance import ROOT, code_dependencies
 from tests.dvc_deps import main as write_dependencies
+from tests.dvc_deps import member_params
 from tests.param_deps import NEVER, read_params
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -30,12 +31,13 @@ def test_a_stage_is_a_plain_command_that_gets_every_argument(name: str) -> None:
     words = STAGES[name]["cmd"].split()
     assert words[:4] == ["python", "-m", "pipeline.stages", name]
     given = {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-    assert given == set(module.main.__annotations__) - {"return"} | {"journal"}
+    of_launch = {"journal"} | ({"member"} & STAGES[name].get("matrix", {}).keys())
+    assert given == set(module.main.__annotations__) - {"return"} | of_launch
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_declares_exactly_the_params_that_its_code_reads(name: str) -> None:
-    assert STAGES[name]["params"] == read_params(name), "run `make dvc-deps`"
+    assert STAGES[name]["params"] == read_params(name) + member_params(STAGES[name]), "run `make dvc-deps`"
 
 
 def test_the_run_card_shows_all_params_but_those_that_change_no_result() -> None:
@@ -93,12 +95,12 @@ def test_dvc_reads_the_pipeline_and_chains_its_stages(tmp_path: Path) -> None:
         )
     for edge in (
         '"prepare" -> "folds"',
-        '"folds" -> "train@0"',
-        '"train@0" -> "predict_oof@0"',
-        '"predict_oof@2" -> "evaluate"',
-        '"train@1" -> "predict_testset@0"',
+        '"folds" -> "train@main-0"',
+        '"train@main-0" -> "predict_oof@main-0"',
+        '"predict_oof@main-2" -> "evaluate"',
+        '"train@main-1" -> "predict_testset@main-0"',
         '"evaluate" -> "submit"',
-        '"predict_testset@0" -> "submit"',
+        '"predict_testset@main-0" -> "submit"',
         '"submit" -> "report"',
     ):
         assert f"{edge};" in done.stdout

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.errors import InputError
 from pipeline.files import write_json
@@ -176,13 +177,20 @@ def test_without_a_journal_nothing_is_noted_and_a_stage_that_fails_notes_nothing
 
 
 def test_a_run_took_what_its_stages_took_together(tmp_path):
-    for name, seconds in {"prepare": 1.25, "folds": 2, "predict_testset.0": 4, "submit": 100, "report": 100}.items():
+    for name, seconds in {
+        "prepare": 1.25,
+        "folds": 2,
+        "predict_testset.main-0": 4,
+        "submit": 100,
+        "report": 100,
+    }.items():
         write_json(tmp_path / f"{name}.json", {"seconds": seconds})
     for fold in (0, 1, 2):
-        write_json(tmp_path / f"train.{fold}.json", {"seconds": 10.0, "epoch_seconds": [4.0, 10.0 + fold]})
-        write_json(tmp_path / f"size.{fold}.json", {"seconds": 0.5})
+        write_json(tmp_path / f"train.main-{fold}.json", {"seconds": 10.0, "epoch_seconds": [4.0, 10.0 + fold]})
+        write_json(tmp_path / f"size.main-{fold}.json", {"seconds": 0.5})
     # Fold 2 is of an earlier run, `submit` and `report` come after what is timed, and `evaluate` has not run yet.
-    assert read_journal(tmp_path, [0, 1], [0]) == Journal(28.2, {"0": [4.0, 10.0], "1": [4.0, 11.0]})
+    epochs = {"main-0": [4.0, 10.0], "main-1": [4.0, 11.0]}
+    assert read_journal(tmp_path, ["main"], [0, 1], [0]) == Journal(28.2, epochs)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +208,8 @@ def test_a_run_took_what_its_stages_took_together(tmp_path):
 )
 def test_an_entry_that_is_damaged_is_left_out(tmp_path, damage):
     write_json(tmp_path / "prepare.json", {"seconds": 2.0})
-    (tmp_path / "train.0.json").write_text(damage)
-    assert read_journal(tmp_path, [0], [0]) == Journal(2.0, {})
+    (tmp_path / "train.main-0.json").write_text(damage)
+    assert read_journal(tmp_path, ["main"], [0], [0]) == Journal(2.0, {})
 
 
 def test_the_environment_decides_no_kernel(monkeypatch):
@@ -212,8 +220,26 @@ def test_the_environment_decides_no_kernel(monkeypatch):
     assert not {"ONEDNN_MAX_CPU_ISA", "OMP_WAIT_POLICY"} & os.environ.keys()
 
 
+def test_a_stage_of_a_member_gets_its_parameters(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.launch.stop_on_request", lambda: None)
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["members"]["long"] = {"train.epochs": 77}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    seen = []
+
+    def main(fold: int, params: Params) -> None:
+        seen.append((fold, params.train.epochs, params.member_ids))
+
+    words = ["--fold", "3", "--params", str(tmp_path / "params.yaml"), "--journal", str(tmp_path)]
+    run(main, [*words, "--member", "long"])
+    assert seen == [(3, 77, ("long",))]
+    assert (tmp_path / "test_launch.long-3.json").is_file()
+    with pytest.raises(SystemExit, match="no member is called short; `members` has long, main"):
+        run(main, [*words, "--member", "short"])
+
+
 def test_where_nothing_was_noted_nothing_is_known(tmp_path):
-    assert read_journal(tmp_path / "none", [0, 1], [0]) == Journal(None, {})
+    assert read_journal(tmp_path / "none", ["main"], [0, 1], [0]) == Journal(None, {})
 
 
 def test_loading_a_stage_counts_too(monkeypatch, tmp_path):
@@ -233,8 +259,8 @@ def test_loading_a_stage_counts_too(monkeypatch, tmp_path):
 
 
 def test_seconds_go_by_dvc_s_names(tmp_path):
-    for name in ("prepare", "train.0", "predict_testset.11"):
+    for name in ("prepare", "train.main-0", "predict_testset.11"):
         write_json(tmp_path / f"{name}.json", {"seconds": 2})
     (tmp_path / "folds.json").write_text("{")
-    assert read_seconds(tmp_path) == {"prepare": 2, "train@0": 2, "predict_testset@11": 2}
+    assert read_seconds(tmp_path) == {"prepare": 2, "train@main-0": 2, "predict_testset@11": 2}
     assert read_seconds(tmp_path / "none") == {}

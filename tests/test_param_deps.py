@@ -64,7 +64,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
-from pipeline.params import HousekeepingParams, NetworkParams, Params, Recipe, SizeParams, TrainParams
+from pipeline.housekeeping import HousekeepingParams
+from pipeline.params import NetworkParams, Params, Recipe, SizeParams, TrainParams
 T = TypeVar("T")
 """
 

@@ -14,7 +14,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 FOLDS, SUBMISSIONS, PARAMS = Path("folds"), Path("submissions"), Path("params.yaml")
 JOURNAL = Path(".resume/journal")  # where the stages of dvc.yaml note their seconds
 STORAGE = Path(".resume/cluster")  # for what machines of a cluster share, where all of them see this checkout
-TRAIN, BATCH = Path("data/prepared/train"), Path("data/batch.png")
+TRAIN, TEST, BATCH = Path("data/prepared/train"), Path("data/prepared/test"), Path("data/batch.png")
 
 
 def read_jobs(text: str) -> int | None:

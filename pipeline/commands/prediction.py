@@ -12,8 +12,9 @@ from pipeline.commands.command import FOLDS, PARAMS, Commands, add_engine, check
 
 if TYPE_CHECKING:
     from pipeline.engine.machine import Place
-    from pipeline.params import ClusterParams, HousekeepingParams
-    from pipeline.predict.segment import Segmenter
+    from pipeline.housekeeping import ClusterParams, HousekeepingParams
+    from pipeline.params import Params
+    from pipeline.predict.segment import Segmenter, TrainedRun
     from pipeline.predict.shards import Shard
 
 
@@ -60,7 +61,11 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where label maps and tables go")
     parser.add_argument(
-        "--run", type=Path, default=Path(), metavar="DIR", help="checkout of a trained run; default: the current folder"
+        "--run",
+        type=Path,
+        default=Path(),
+        metavar="DIR|NAME",
+        help="checkout of a trained run, or a kept run; default: the current folder",
     )
     parser.add_argument(
         "--channel",
@@ -89,6 +94,7 @@ def list_words(arguments: argparse.Namespace, share: str, key: str | None = None
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from pipeline.commands.kept import find_run
     from pipeline.errors import InputError, one_line_errors
     from pipeline.launch import settle_threads, stop_on_request
 
@@ -98,6 +104,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     stop_on_request()
     same = "the same command" if arguments.resume else "the command without --no-resume"
     with one_line_errors(f"stopped; what was done is kept: run {same} to go on"):
+        arguments.run = find_run(arguments.run)
         _find_all(arguments)
 
 
@@ -114,8 +121,7 @@ def _find_all(arguments: argparse.Namespace) -> None:
     images = choose_images(list_images(arguments.images, out), out)
     check_out(out)
     params = load_params(arguments.run / PARAMS)
-    run = folds, params.folds.ids, params.recipe, params.predict, params.select
-    key = find_key(arguments)
+    run, key = describe_run(folds, params), find_key(arguments)
     if arguments.key not in (None, key):
         raise InputError(
             f"{platform.node()}: networks, parameters, code or packages are others than where these shares were "
@@ -139,7 +145,7 @@ def _find_all(arguments: argparse.Namespace) -> None:
     elif len(places) > 1:
         _find_side_by_side(arguments, split(todo, len(places)), key, places)
     else:
-        _find_here(left, lambda: load_segmenter(*run), params.housekeeping, arguments)
+        _find_here(left, lambda: load_segmenter(run), params.housekeeping, arguments)
     if arguments.share:
         print("this share is done; the same command without --share makes the tables of all")
         return
@@ -156,9 +162,16 @@ def find_key(arguments: argparse.Namespace) -> str:
     from pipeline.provenance import fingerprint
 
     params = load_params(arguments.run / PARAMS)
-    run = arguments.run / FOLDS, params.folds.ids, params.recipe, params.predict, params.select
     options = {"channel": arguments.channel, "most": params.housekeeping.predict_max_pixels}
-    return fingerprint({"run": fingerprint_run(*run), **options})
+    return fingerprint({"run": fingerprint_run(describe_run(arguments.run / FOLDS, params)), **options})
+
+
+def describe_run(folds: Path, params: "Params") -> "TrainedRun":
+    """Return the trained run of a folder `folds`, whose parameters these are."""
+    from pipeline.predict.segment import TrainedRun
+
+    members = {name: (member.recipe, member.predict) for name, member in params.of_members.items()}
+    return TrainedRun(folds, params.folds.ids, members, params.size, params.predict, params.select)
 
 
 def _find_here(

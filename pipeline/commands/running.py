@@ -44,9 +44,9 @@ def add_commands(commands: Commands) -> None:
     for name in ("fold", "share"):
         alone.add_argument(
             f"--{name}",
-            type=int,
-            metavar="K",
-            help=f"run the stages of this {name} alone, in a folder that `template` or `--engine ray` has laid out",
+            metavar="ITEM",
+            help=f"run the stages of this {name} alone, `main-0` say, or its place in their list, counted from 0, in a "
+            "folder that `template` or `--engine ray` has laid out",
         )
     run.set_defaults(call=_run)
 
@@ -98,15 +98,15 @@ def _run(arguments: argparse.Namespace) -> None:
     from pipeline.engine.cluster import run_on_cluster
     from pipeline.engine.machine import find_places
     from pipeline.engine.processes import run_on_processes
-    from pipeline.engine.work import FOLD, SHARE, list_work
+    from pipeline.engine.work import list_work
     from pipeline.errors import InputError, one_line_errors
     from pipeline.launch import stop_on_request
     from pipeline.params import load_params
 
     is_ray = check_engine(arguments)
-    alone = [(work, number) for work in (FOLD, SHARE) if (number := getattr(arguments, work.name)) is not None]
+    alone = [(name, item) for name in ("fold", "share") if (item := getattr(arguments, name)) is not None]
     if alone and (is_ray or arguments.storage or arguments.jobs):
-        raise InputError(f"--{alone[0][0].name} runs one here; leave out --engine, --storage and --jobs")
+        raise InputError(f"--{alone[0][0]} runs one here; leave out --engine, --storage and --jobs")
     if is_ray and arguments.jobs:
         raise InputError("--engine ray: its machines take as many folds as they have room for; leave out --jobs")
     storage: Path = arguments.storage or STORAGE
@@ -115,9 +115,11 @@ def _run(arguments: argparse.Namespace) -> None:
     stop_on_request()
     with one_line_errors("stopped; every fold has saved where it was: run the same command to go on"):
         params = load_params(PARAMS)
-        parts = list_work(params.folds, params.data)
+        parts = list_work(params.member_ids, params.folds, params.data)
         if alone:
-            sys.exit(run_chain(*alone[0]))
+            name, item = alone[0]
+            work = next(part for part in parts if part.name == name)
+            sys.exit(run_chain(work, work.find(item)))
         check_archives(params.data)
         if is_ray:
             run_on_cluster(parts, params.cluster, arguments.address, storage)
@@ -139,11 +141,12 @@ def _schedule(arguments: argparse.Namespace) -> None:
             f"--cores {arguments.cores}: a fold has runtime.threads = {params.runtime.threads}; give as many cores"
         )
     seconds = read_seconds(JOURNAL)
-    slots = schedule(seconds, list_work(params.folds, params.data), places)
+    slots = schedule(seconds, list_work(params.member_ids, params.folds, params.data), places)
     if idle := [stage for stage, _, _ in slots if stage not in seconds]:
         print(f"up to date when the others ran, and counted as no time: {', '.join(idle)}")
+    width = max(len(stage) for stage, _, _ in slots) + 1
     for stage, begin_s, end_s in slots:
-        print(f"{stage:20}{begin_s:8.0f} s .. {end_s:5.0f} s")
+        print(f"{stage:{width}}{begin_s:8.0f} s .. {end_s:5.0f} s")
     one_by_one = sum(end_s - begin_s for _, begin_s, end_s in slots)
     at_a_time = f"folds at a time: {places}, threads of each: {params.runtime.threads}"
     print(
@@ -173,29 +176,31 @@ def _print_parts(arguments: argparse.Namespace) -> None:
 
     params = load_params(PARAMS)
     check_archives(params.data)
-    folds, shares = list_work(params.folds, params.data)
-    work, numbers = shares if arguments.what == "testset" else folds
+    folds, shares = list_work(params.member_ids, params.folds, params.data)
+    work = shares if arguments.what == "testset" else folds
     with held_checkout() as handle:
         repro("folds", handle=handle, is_quiet=True)
-        stale = [*find_stale(*folds)] if arguments.what == "testset" else []
-        if left := take_finished(arguments.storage, folds[0], stale) if stale else []:
+        stale = [*find_stale(folds, folds.items)] if arguments.what == "testset" else []
+        if left := take_finished(arguments.storage, folds, stale) if stale else []:
             raise InputError(
-                f"folds {', '.join(map(str, left))} are not finished, and the test set is predicted by all; wait for "
+                f"folds {', '.join(left)} are not finished, and the test set is predicted by all; wait for "
                 "their jobs, or let `python -m pipeline run` do them here"
             )
         folder = lay_out(arguments.storage, work)
-        lend(folder, work, numbers, find_stale(work, numbers))
+        lend(folder, work, work.items, find_stale(work, work.items))
     words = ["python", "-m", "pipeline", "run", f"--{work.name}", "{index}"]
-    array = Array(f"nuclei-{arguments.what}", len(numbers), words, folder)
+    array = Array(f"nuclei-{arguments.what}", len(work.items), words, folder)
     print(WRITERS[arguments.queue](array, params.cluster), end="")
 
 
 def _print_shares(arguments: argparse.Namespace) -> None:
+    from pipeline.commands.kept import find_run
     from pipeline.engine.templates import WRITERS, Array
     from pipeline.params import load_params
     from pipeline.predict.paths import check_run, choose_images, list_images
     from pipeline.predict.shards import cut_shards
 
+    arguments.run = find_run(arguments.run)
     check_run(arguments.run / FOLDS)
     with redirect_stdout(sys.stderr):  # stdout is the script's
         images = choose_images(list_images(arguments.images, arguments.out), arguments.out)

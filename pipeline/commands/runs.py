@@ -1,4 +1,4 @@
-"""Finished runs: `summary`, `compare`, `stack`, `keep`, `upload`."""
+"""Finished runs: `summary`, `compare`, `stack`, `keep`, `restore`, `upload`."""
 
 import argparse
 from pathlib import Path, PurePosixPath
@@ -36,6 +36,12 @@ def add_commands(commands: Commands) -> None:
     keep.add_argument("name", metavar="NAME")
     keep.set_defaults(call=_keep)
 
+    restore = commands.add_parser(
+        "restore", help="bring a kept run's networks and predictions back, from DVC's cache or its remote"
+    )
+    restore.add_argument("name", metavar="NAME", help="a kept run; see `keep`")
+    restore.set_defaults(call=_restore)
+
     upload = commands.add_parser("upload", help="submit a kept run to Kaggle and wait for its score")
     upload.add_argument("name", metavar="NAME", help="a kept run; see `keep`")
     upload.add_argument("--timeout-s", type=float, default=900.0, help="how long to wait; default: %(default)s")
@@ -52,6 +58,10 @@ def _summary(_: argparse.Namespace) -> None:
         raise InputError(f"{SUBMISSIONS / CARD}: no finished run here; `make repro` makes one")
     cv = read_json(FOLDS / "cv.json")
     print(format_fold_table(read_scores(FOLDS / "scores.csv"), cv))
+    if "members" in cv:
+        from pipeline.experiments.members import format_members
+
+        print(format_members(cv))
     if "v_rand" in cv:
         from pipeline.experiments.membranes import format_membranes
 
@@ -86,18 +96,57 @@ def _stack(arguments: argparse.Namespace) -> None:
     from pipeline.params import load_params
 
     params, folds = load_params(arguments.run / PARAMS), arguments.run / FOLDS
-    pages, height, width = write_stack(arguments.out, params.targets, params.folds.ids, folds)
+    pages, height, width = write_stack(arguments.out, params.targets, params.member_ids, params.folds.ids, folds)
     print(f"{arguments.out}: {pages} pages of {height} x {width} px")
 
 
 def _keep(arguments: argparse.Namespace) -> None:
+    from pipeline.commands.kept import NETWORKS, OTHERS
+    from pipeline.engine.contents import list_contents, push_contents
+    from pipeline.engine.work import list_work
     from pipeline.experiments.ledger import CARD, LEDGER, LOCAL_CARD, keep_run
     from pipeline.files import read_json
+    from pipeline.params import load_params
 
-    kept = keep_run(arguments.name, SUBMISSIONS, FOLDS)
+    params = load_params(PARAMS)
+    folds, shares = list_work(params.member_ids, params.folds, params.data)
+    forbidding = [name for name, source in params.data.sources.items() if not source.ship]
+    tops = OTHERS if forbidding else (*NETWORKS, *OTHERS)
+    contents = list_contents([*folds.targets(folds.items), *shares.targets(shares.items), "evaluate"], tops)
+    kept = keep_run(arguments.name, SUBMISSIONS, FOLDS, (PARAMS, FOLDS / "decoding.json"), contents)
     print(f"kept in {kept}; its row is in {SUBMISSIONS / LEDGER}")
+    if forbidding:
+        print(f"without its networks: `ship` is false of {', '.join(forbidding)}")
+    remote, lacking = push_contents(contents)
+    if lacking or not contents:
+        print("DVC's cache has not all of it here: `restore` needs the machine that made it, or its remote")
+    elif remote:
+        print(f"{len(contents)} files are in DVC's cache and on its remote {remote}")
+    else:
+        print(f"{len(contents)} files are in DVC's cache, here alone: no remote is configured (`dvc remote add -d`)")
     if read_json(kept / CARD)["device"] is None:
         print(f"{SUBMISSIONS / LOCAL_CARD}: not of this run, so its wall time, device and revision are not known")
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from pipeline.commands.kept import NETWORKS, OTHERS, lay_out
+    from pipeline.engine.contents import fetch_contents, list_contents
+    from pipeline.engine.work import list_work
+    from pipeline.experiments.ledger import CONTENTS
+    from pipeline.files import read_json
+    from pipeline.params import load_params
+
+    root, name = lay_out(arguments.name), arguments.name
+    print(f"{root}: the run as a checkout; `predict --run {name}` takes it from there")
+    # What this checkout lacks, and its dvc.lock names the same, comes back to its own place.
+    params = load_params(PARAMS)
+    works = list_work(params.member_ids, params.folds, params.data)
+    stages = [target for work in works for target in work.targets(work.items)]
+    own = list_contents([*stages, "evaluate"], (*NETWORKS, *OTHERS))
+    kept = read_json(SUBMISSIONS / name / CONTENTS)
+    gone = {file: md5 for file, md5 in own.items() if kept.get(file) == md5 and not Path(file).exists()}
+    if back := fetch_contents(gone, Path()):
+        print(f"{len(back)} files that were missing here are back, {back[0]} say")
 
 
 def _upload(arguments: argparse.Namespace) -> None:

@@ -27,35 +27,37 @@ ENVIRONMENT, RUNTIME = Path("environment.json"), Path("runtime.json")
 
 
 class Stage(NamedTuple):
-    """A stage of one number: its arguments, as dvc.yaml has them, and the files that it writes."""
+    """A stage of one item: its arguments, as dvc.yaml has them, and the files that it writes."""
 
     name: str
-    number: int
+    item: str
     words: list[str]
     outs: list[Path]
 
     @property
     def marker(self) -> Path:
         """The file that says that it is done."""
-        return MARKERS / f"{self.name}.{self.number}.json"
+        return MARKERS / f"{self.name}.{self.item}.json"
 
 
-def read_chain(folder: Path, work: Work, number: int) -> list[Stage]:
-    """Return the stages of a number in the order in which they need one another, as the dvc.yaml of `folder` says."""
+def read_chain(folder: Path, work: Work, item: str) -> list[Stage]:
+    """Return the stages of an item in the order in which they need one another, as the dvc.yaml of `folder` says."""
     stages = read_yaml(folder / "dvc.yaml")["stages"]
     chain = []
     for name in work.stages:
-        command = _fill(stages[name]["cmd"], work, number)
+        command = _fill(stages[name]["cmd"], work, item)
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages[name]["outs"]]
-        chain.append(Stage(name, number, shlex.split(command)[1:], [Path(_fill(out, work, number)) for out in outs]))
+        chain.append(Stage(name, item, shlex.split(command)[1:], [Path(_fill(out, work, item)) for out in outs]))
     return chain
 
 
-def _fill(text: str, work: Work, number: int) -> str:
-    filled = text.replace(f"${{item.{work.name}}}", str(number))
-    if left := re.search(r"\$\{.*?\}", filled):
-        raise InputError(f"dvc.yaml: {left[0]} in a stage of each {work.name}; it may name ${{item.{work.name}}} alone")
-    return filled
+def _fill(text: str, work: Work, item: str) -> str:
+    for key, value in zip(("member", work.name), work.items[item], strict=True):
+        text = text.replace(f"${{item.{key}}}", str(value))
+    if left := re.search(r"\$\{.*?\}", text):
+        named = f"${{item.member}} and ${{item.{work.name}}}"
+        raise InputError(f"dvc.yaml: {left[0]} in a stage of each {work.name}; it may name {named} alone")
+    return text
 
 
 def is_done(folder: Path, stage: Stage) -> bool:
@@ -71,7 +73,7 @@ def is_done(folder: Path, stage: Stage) -> bool:
     return all(path.is_file() and digests.get(str(out)) == sha256_of(path) for out, path in paths.items())
 
 
-def run_chain(work: Work, number: int) -> int:
+def run_chain(work: Work, item: str) -> int:
     """Run the stages of a fold or share that are not done, in the current folder, and return an exit status.
 
     It is that of the first stage that failed, as a shell counts it: above 128 where a signal ended it.
@@ -87,11 +89,11 @@ def run_chain(work: Work, number: int) -> int:
         )
     check_environment(Path())
     check_runtime(RUNTIME, find_runtime())
-    for stage in read_chain(Path(), work, number):
+    for stage in read_chain(Path(), work, item):
         if is_done(Path(), stage):
-            print(f"{stage.name}, {work.name} {number}: done before", flush=True)
+            print(f"{stage.name}, {work.name} {item}: done before", flush=True)
             continue
-        print(f"{stage.name}, {work.name} {number}", flush=True)
+        print(f"{stage.name}, {work.name} {item}", flush=True)
         job = Job(stage.name, (sys.executable, *stage.words), None)
         if status := run_alone(job, {OWNER: str(os.getpid())}):
             return status if status > 0 else 128 - status

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,23 +50,23 @@ def check_archives(data: DataParams) -> None:
         )
 
 
-def find_stale(work: Work, numbers: Sequence[int]) -> dict[int, list[str]]:
-    """Return the stages that DVC would run, by the number of the fold or share; numbers without any are left out.
+def find_stale(work: Work, items: Iterable[str]) -> dict[str, list[str]]:
+    """Return the stages that DVC would run, by the item that they are of; items without any are left out.
 
     Raises:
         InputError: DVC cannot tell.
     """
-    targets = {target: number for number in numbers for target in work.targets([number])}
+    targets = {target: item for item in items for target in work.targets([item])}
     command = dvc_command("status", "--json", *targets)
     asked = subprocess.run([*command], capture_output=True, text=True, env={**os.environ, **dvc_environment()})
     try:
         changed = [*json.loads(asked.stdout)]
     except ValueError as error:
         raise InputError(f"`dvc status` failed: {shorten(asked.stderr, 1000)}") from error
-    stale: dict[int, list[str]] = {}
-    for target, number in targets.items():
+    stale: dict[str, list[str]] = {}
+    for target, item in targets.items():
         if target in changed:
-            stale.setdefault(number, []).append(target.partition("@")[0])
+            stale.setdefault(item, []).append(target.partition("@")[0])
     return stale
 
 
@@ -77,11 +77,13 @@ def order_lock() -> None:
         return
     head, begin, text = lock.read_text().partition("\nstages:\n")
     blocks = re.split(r"(?m)^(?=  \S)", text)
-    names = list(read_yaml(Path("dvc.yaml"))["stages"])
+    names, members = list(read_yaml(Path("dvc.yaml"))["stages"]), list(read_yaml(Path("params.yaml"))["member_ids"])
 
-    def place(block: str) -> tuple[int, int]:
+    def place(block: str) -> tuple[int, int, int]:
         name, _, item = block.strip().partition(":")[0].partition("@")
-        return names.index(name) if name in names else len(names), int(item or 0)
+        member, _, number = item.rpartition("-")
+        places = [each.index(one) if one in each else len(each) for each, one in ((names, name), (members, member))]
+        return places[0], places[1], int(number or 0)
 
     ordered = "".join(sorted(blocks, key=place))
     if ordered != text:

@@ -12,12 +12,10 @@ from pipeline.engine.ray_tasks import Task, connected, run_on_ray
 from pipeline.engine.storage import adopt, driving, lay_out, lend, list_unfinished
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
-from pipeline.params import ClusterParams
+from pipeline.housekeeping import ClusterParams
 
 
-def run_on_cluster(
-    parts: Sequence[tuple[Work, Sequence[int]]], cluster: ClusterParams, address: str | None, storage: Path
-) -> None:
+def run_on_cluster(parts: Sequence[Work], cluster: ClusterParams, address: str | None, storage: Path) -> None:
     """Bring the checkout up to date, what is stale of `parts` on the machines of the cluster at `address`.
 
     Args:
@@ -33,8 +31,8 @@ def run_on_cluster(
     """
     with held_checkout() as handle:
         repro("folds", handle=handle)
-        for work, numbers in parts:
-            if stale := find_stale(work, numbers):
+        for work in parts:
+            if stale := find_stale(work, work.items):
                 folder = lay_out(storage, work)
                 with driving(folder):
                     lend(folder, work, [*stale], stale)
@@ -42,18 +40,18 @@ def run_on_cluster(
         repro(handle=handle)
 
 
-def _run_work(folder: Path, work: Work, numbers: Sequence[int], cluster: ClusterParams, address: str | None) -> None:
-    if tasks := [make_task(folder, work, number) for number in list_unfinished(folder, work, numbers)]:
+def _run_work(folder: Path, work: Work, items: Sequence[str], cluster: ClusterParams, address: str | None) -> None:
+    if tasks := [make_task(folder, work, item) for item in list_unfinished(folder, work, items)]:
         with connected(address) as ray:
             failed = run_on_ray(ray, tasks, cluster)
         if failed:
             raise InputError(f"{work.name}s failed (the others went on):\n{failed}")
-        if damaged := list_unfinished(folder, work, numbers):
+        if damaged := list_unfinished(folder, work, items):
             raise InputError(f"{folder}: results of {work.name} {damaged[0]} are not whole; run the same command again")
-    adopt(folder, work, numbers)
+    adopt(folder, work, items)
 
 
-def make_task(folder: Path, work: Work, number: int) -> Task:
+def make_task(folder: Path, work: Work, item: str) -> Task:
     """Return the task that runs the stages of a fold or share in `folder`."""
-    words = ("-m", "pipeline", "run", f"--{work.name}", str(number))
-    return Task(f"{work.name} {number}", words, folder, folder / LOGS / f"{work.name}{number}.log")
+    words = ("-m", "pipeline", "run", f"--{work.name}", item)
+    return Task(f"{work.name} {item}", words, folder, folder / LOGS / f"{work.name}-{item}.log")

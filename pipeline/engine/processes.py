@@ -24,9 +24,7 @@ LOGS, _HOLD = Path(".resume/logs"), Path(".resume/run.lock")
 _GRACE_S = 45.0  # in which what an earlier run has started saves its state
 
 
-def run_on_processes(
-    parts: Sequence[tuple[Work, Sequence[int]]], places: Sequence[Place], storage: Path | None = None
-) -> None:
+def run_on_processes(parts: Sequence[Work], places: Sequence[Place], storage: Path | None = None) -> None:
     """Bring the checkout up to date, its folds side by side at `places`, and then the shares of its test set.
 
     Args:
@@ -41,10 +39,10 @@ def run_on_processes(
     """
     with held_checkout() as handle:
         repro("folds", handle=handle)  # and what it needs
-        for position, (work, numbers) in enumerate(parts, 1):
-            if len(numbers) == 1 and position == len(parts) and storage is None:
+        for work in parts:
+            if len(work.items) == 1 and work is parts[-1] and storage is None:
                 break  # nothing goes beside it, nor was any of it done elsewhere: DVC's last run is enough
-            stale = [*find_stale(work, numbers)]
+            stale = [*find_stale(work, work.items)]
             if storage and stale:
                 stale = take_finished(storage, work, stale)
             if len(stale) > 1:
@@ -54,31 +52,31 @@ def run_on_processes(
         repro(handle=handle)
 
 
-def take_finished(storage: Path, work: Work, numbers: Sequence[int]) -> list[int]:
-    """Take what a cluster has finished of this checkout's work, say how much that is, and return the other numbers.
+def take_finished(storage: Path, work: Work, items: Sequence[str]) -> list[str]:
+    """Take what a cluster has finished of this checkout's work, say how much that is, and return the other items.
 
     Raises:
         InputError: there are others, and this machine is of another kind than those that finished some.
     """
     folder = name_folder(storage, work)
-    unfinished = list_unfinished(folder, work, numbers) if folder.is_dir() else [*numbers]
-    finished = [number for number in numbers if number not in unfinished]
-    say(f"{len(finished)} of {len(numbers)} {work.name}s are finished in {folder}")
+    unfinished = list_unfinished(folder, work, items) if folder.is_dir() else [*items]
+    finished = [item for item in items if item not in unfinished]
+    say(f"{len(finished)} of {len(items)} {work.name}s are finished in {folder}")
     if finished and unfinished and (folder / RUNTIME).is_file():
         check_runtime(folder / RUNTIME, find_runtime())
     adopt(folder, work, finished)
     return unfinished
 
 
-def _run_work(work: Work, numbers: Sequence[int], places: Sequence[Place], handle: int) -> None:
+def _run_work(work: Work, items: Sequence[str], places: Sequence[Place], handle: int) -> None:
     environment = dvc_environment()
     jobs = [
         Job(
-            f"{work.name} {number}",
-            dvc_command("repro", "--single-item", *work.targets([number])),
-            LOGS / f"{work.name}{number}.log",
+            f"{work.name} {item}",
+            dvc_command("repro", "--single-item", *work.targets([item])),
+            LOGS / f"{work.name}-{item}.log",
         )
-        for number in numbers
+        for item in items
     ]
     failed = run_side_by_side(jobs, [{**environment, **place} for place in places], f"{work.name}s", [handle])
     if failed:

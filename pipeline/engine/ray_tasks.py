@@ -20,8 +20,8 @@ from typing import Any
 
 from pipeline.engine.jobs import last_line, read_log
 from pipeline.errors import InputError, shorten
+from pipeline.housekeeping import ClusterParams
 from pipeline.launch import OWNER, catch_requests
-from pipeline.params import ClusterParams
 from pipeline.progress import say
 
 _LOOK_S = 1.0

@@ -22,11 +22,11 @@ class Slot(NamedTuple):
     end_s: float
 
 
-def schedule(seconds: Mapping[str, float], parts: Sequence[tuple[Work, Sequence[int]]], places: int) -> list[Slot]:
+def schedule(seconds: Mapping[str, float], parts: Sequence[Work], places: int) -> list[Slot]:
     """Return when each stage would run, in the order of their beginnings.
 
     Args:
-        seconds: of each stage, by DVC's name for it: `train@0`.
+        seconds: of each stage, by DVC's name for it: `train@main-0`.
         parts: what is handed out, of `list_work`.
         places: how many folds, or shares of the test set, run at a time.
 
@@ -35,12 +35,12 @@ def schedule(seconds: Mapping[str, float], parts: Sequence[tuple[Work, Sequence[
     """
     seconds = dict.fromkeys((*_BEFORE, *_AFTER), 0.0) | dict(seconds)
     slots = _chain(seconds, _BEFORE, 0.0)
-    for work, numbers in parts:
+    for work in parts:
         free = [slots[-1].end_s] * places
         begun = []
-        for number in numbers:
+        for item in work.items:
             place = min(range(places), key=free.__getitem__)
-            begun += _chain(seconds, work.targets([number]), free[place])
+            begun += _chain(seconds, work.targets([item]), free[place])
             free[place] = begun[-1].end_s
         # What comes next waits for all of them, so the last of the list is the last to end.
         slots += sorted(begun, key=lambda slot: slot.end_s)

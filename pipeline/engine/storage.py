@@ -1,7 +1,7 @@
 """A folder that all machines of a cluster see: what folds or shares need is laid out there, results come back.
 
 In: a checkout in which the inputs of the work are up to date. Out: a folder for each set of inputs, named by a digest
-of them, in which any machine can run any number (`chain.py`); and back in the checkout the results, of which DVC is
+of them, in which any machine can run any item (`chain.py`); and back in the checkout the results, of which DVC is
 told.
 """
 
@@ -9,7 +9,7 @@ import operator
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.engine.checkout import dvc_command, dvc_environment
 from pipeline.engine.work import Work
 from pipeline.errors import InputError
 from pipeline.files import atomic_folder, atomic_path, hold, sha256_of, write_json
+from pipeline.params import load_params
 from pipeline.provenance import describe_environment, digest_code, fingerprint
 from pipeline.yaml_files import read_yaml
 
@@ -30,7 +31,8 @@ _LAY_OUT_S = 3600.0  # in which another run copies its images
 def name_folder(storage: Path, work: Work) -> Path:
     """Return what the folder of `storage` for the inputs of this checkout is called; it need not be there."""
     tops, stages = (*work.inputs, *_find_weights()), read_yaml(_STAGES)["stages"]
-    files = [path for top in tops for path in (sorted(top.iterdir()) if top.is_dir() else [top])]
+    found = [path for top in tops for path in (sorted(top.rglob("*")) if top.is_dir() else [top])]
+    files = [path for path in found if not path.is_dir()]
     parts = {
         "files": [(path.as_posix(), sha256_of(path)) for path in files],
         "params": _read_params(work),
@@ -73,30 +75,32 @@ def _copy_changed(path: Path, copy: Path) -> None:
 
 
 def _find_weights() -> list[Path]:
-    """Return the file of weights that params.yaml names by a relative path, if it does."""
-    named = read_yaml(_PARAMS)["unet"].get("weights_file")
-    return [Path(named)] if named and not Path(named).is_absolute() and Path(named).is_file() else []
+    """Return the files of weights that params.yaml names by a relative path, of any member."""
+    networks = [member.unet.model_extra or {} for member in load_params(_PARAMS).of_members.values()]
+    named = sorted({str(network["weights_file"]) for network in networks if network.get("weights_file")})
+    return [Path(name) for name in named if not Path(name).is_absolute() and Path(name).is_file()]
 
 
 def _read_params(work: Work) -> dict[str, Any]:
     """Return the parameters that the stages read, as dvc.yaml lists them, by their keys."""
     stages, params = read_yaml(_STAGES)["stages"], read_yaml(_PARAMS)
-    keys = sorted({key for stage in work.stages for key in stages[stage]["params"]})
-    return {key: reduce(operator.getitem, key.split("."), params) for key in keys}
+    keys = {key for stage in work.stages for key in stages[stage]["params"]} - {"members.${item.member}"}
+    members = {name: params["members"][name] for name in params["member_ids"]}
+    return {key: reduce(operator.getitem, key.split("."), params) for key in sorted(keys)} | {"members": members}
 
 
-def lend(folder: Path, work: Work, numbers: Sequence[int], stale: Mapping[int, Sequence[str]]) -> None:
-    """Copy to `folder` what it lacks and this checkout has: results of stages before a number's first stale one.
+def lend(folder: Path, work: Work, items: Iterable[str], stale: Mapping[str, Sequence[str]]) -> None:
+    """Copy to `folder` what it lacks and this checkout has: results of stages before an item's first stale one.
 
     Args:
         folder: of `lay_out`.
         work: its kind of work.
-        numbers: the folds or shares.
+        items: the folds or shares.
         stale: the stages that DVC would run, of `find_stale`.
     """
-    for number in numbers:
-        for stage in read_chain(folder, work, number):
-            if stage.name in stale.get(number, ()):
+    for item in items:
+        for stage in read_chain(folder, work, item):
+            if stage.name in stale.get(item, ()):
                 break
             if is_done(folder, stage):
                 continue
@@ -116,35 +120,35 @@ def driving(folder: Path) -> Iterator[None]:
         yield
 
 
-def list_unfinished(folder: Path, work: Work, numbers: Sequence[int]) -> list[int]:
-    """Return the numbers of which a stage is not done, or its result was damaged since."""
-    return [each for each in numbers if not all(is_done(folder, stage) for stage in read_chain(folder, work, each))]
+def list_unfinished(folder: Path, work: Work, items: Iterable[str]) -> list[str]:
+    """Return the items of which a stage is not done, or its result was damaged since."""
+    return [each for each in items if not all(is_done(folder, stage) for stage in read_chain(folder, work, each))]
 
 
-def adopt(folder: Path, work: Work, numbers: Sequence[int]) -> None:
-    """Bring the results of finished numbers into this checkout, and tell DVC that they are of its inputs.
+def adopt(folder: Path, work: Work, items: Sequence[str]) -> None:
+    """Bring the results of finished items into this checkout, and tell DVC that they are of its inputs.
 
     Raises:
         InputError: DVC does not take them, or this checkout's inputs have changed since they were laid out.
     """
-    if not numbers:
+    if not items:
         return
     if name_folder(folder.parent, work) != folder:
         raise InputError(
             f"parameters, code or images of this checkout were changed while work was done in {folder}; its results "
             "stay there: undo the change, and run the same command to take them"
         )
-    for number in numbers:
-        for stage in read_chain(folder, work, number):
+    for item in items:
+        for stage in read_chain(folder, work, item):
             for out in stage.outs:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(out) as partial:
                     shutil.copyfile(folder / out, partial)
-            note = _JOURNAL / f"{stage.name}.{number}.json"
+            note = _JOURNAL / f"{stage.name}.{item}.json"
             if (folder / note).is_file():
                 note.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / note, note)
-    names = work.targets(numbers)
+    names = work.targets(items)
     command = dvc_command("commit", "--force", "--quiet", *names)
     if subprocess.run([*command], env={**os.environ, **dvc_environment()}).returncode:
         raise InputError(f"`dvc commit` of {', '.join(names)} failed; its message is above")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.params import ClusterParams
+from pipeline.housekeeping import ClusterParams
 
 
 @dataclass(frozen=True)

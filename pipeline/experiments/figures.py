@@ -23,6 +23,7 @@ from scipy.ndimage import find_objects
 from pipeline.errors import InputError
 
 # Okabe & Ito's colours (https://jfly.uni-koeln.de/color/), told apart with any colour vision; one for each fold.
+_LINES = ("-", "--", ":", "-.")  # of a member's lines, in the colours of its folds
 FOLD_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 
 # Longest side of an embedded image: enough for a nucleus of 8 px in the largest common size, 1388 px.
@@ -63,11 +64,12 @@ def plot_thresholds(scores: pd.DataFrame) -> str:
         return _to_svg(figure, "thresholds")
 
 
-def plot_learning_curves(histories: Mapping[int, pd.DataFrame]) -> str:
+def plot_learning_curves(histories: Mapping[str, pd.DataFrame]) -> str:
     """Return an SVG with the training loss of every fold, and the held-out score where it was looked at.
 
     Args:
-        histories: by fold; columns epoch and loss, and val_map, which may be missing or empty in places.
+        histories: by fold, or member and fold; columns epoch and loss, and val_map, which may be missing or empty in
+            places.
     """
     looked = {fold: table.dropna(subset="val_map") for fold, table in histories.items() if "val_map" in table}
     looked = {fold: table for fold, table in looked.items() if len(table)}
@@ -82,11 +84,14 @@ def plot_learning_curves(histories: Mapping[int, pd.DataFrame]) -> str:
         return _to_svg(figure, "curves")
 
 
-def _plot_folds(axes: Axes, tables: Mapping[int, pd.DataFrame], column: str, title: str) -> None:
-    for fold, table in sorted(tables.items()):
+def _plot_folds(axes: Axes, tables: Mapping[str, pd.DataFrame], column: str, title: str) -> None:
+    members = list(dict.fromkeys(name.rpartition("-")[0] for name in tables))
+    for name, table in tables.items():
+        member, _, fold = name.rpartition("-")
         # A dot where there is one point only: a line of one point cannot be seen.
-        marker = "o" if len(table) < 3 else None
-        axes.plot(table["epoch"], table[column], color=_fold_colour(fold), lw=1.3, marker=marker, label=f"fold {fold}")
+        marker, style = "o" if len(table) < 3 else None, _LINES[members.index(member) % len(_LINES)]
+        colour, label = _fold_colour(int(fold)), f"fold {name}"
+        axes.plot(table["epoch"], table[column], color=colour, ls=style, lw=1.3, marker=marker, label=label)
     axes.set(xlabel="epoch", ylabel=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -11,7 +11,7 @@ import io
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.files import atomic_folder, read_json, sha256_of, write_json, writ
 LEDGER = "ledger.csv"
 CARD = "run.json"
 EXPECTED = "expected.csv"  # image by image
+CONTENTS = "contents.json"  # of the files that DVC has: networks, size readers, predictions, candidates, trees
 LOCAL_CARD = "run.local.json"  # not in git: what differs between equal runs
 
 COLUMNS = (
@@ -45,38 +46,65 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CARD_TOLERANCE = 5e-4
 
 
-def keep_run(name: str, submissions: Path, folds: Path) -> Path:
+def keep_run(
+    name: str,
+    submissions: Path,
+    folds: Path,
+    also: Sequence[Path] = (),
+    contents: Mapping[str, str] | None = None,
+    made: Path | None = None,
+) -> Path:
     """Copy the current run to `submissions`/`name`, add its row to the ledger, and return the new folder.
 
     Where the local card is not that of this run, as in a fresh clone, what it would say stays null.
+
+    Args:
+        name: of the run.
+        submissions: the folder of kept runs.
+        folds: the current run's tables.
+        also: other files of it to copy.
+        contents: the MD5 of each file that DVC has of it, by its path; in `contents.json`.
+        made: the folder of the run's submission and card; by default that of kept runs.
 
     Raises:
         InputError: the name is no plain name or is taken, a file of the run is missing or broken, or the run card
             and cv.json are of different runs.
     """
-    check_run_name(name)
-    target = submissions / name
-    if target.exists():
-        raise InputError(f"{target}: there already; give another name, or remove it to keep the run anew")
-    sources = [submissions / file for file in ("submission.csv", EXPECTED, CARD)]
-    sources += [folds / file for file in ("cv.json", "scores.csv", "folds.csv")]
+    target, own = check_new(name, submissions), made or submissions
+    sources = [own / file for file in ("submission.csv", EXPECTED, CARD)]
+    sources += [*(folds / file for file in ("cv.json", "scores.csv", "folds.csv")), *also]
     for source in sources:
         if not source.is_file():
             raise InputError(f"{source}: not there, so the run is not finished; run `dvc repro` first")
-    card, cv = read_json(submissions / CARD), read_json(folds / "cv.json")
+    card, cv = read_json(own / CARD), read_json(folds / "cv.json")
     if not math.isclose(_number(card, "cv_map"), _number(cv, "cv_map"), abs_tol=_CARD_TOLERANCE):
         raise InputError(
-            f"{submissions / CARD}: its cv_map {card['cv_map']} is not the {cv['cv_map']} of {folds / 'cv.json'}, "
+            f"{own / CARD}: its cv_map {card['cv_map']} is not the {cv['cv_map']} of {folds / 'cv.json'}, "
             "so they are of different runs; run `dvc repro` first"
         )
-    card |= {key: value for key, value in read_local_card(submissions).items() if key not in card}
+    card |= {key: value for key, value in read_local_card(own).items() if key not in card}
     # A row whose folder is gone (removed, or never finished) gives way to the new one.
     rows = [row for row in read_ledger(submissions) if row["name"] != name]
     with atomic_folder(target) as partial:
         for source in sources:
             shutil.copyfile(source, partial / source.name)
         write_json(partial / CARD, card)
+        if contents is not None:
+            write_json(partial / CONTENTS, dict(contents))
         _write_ledger(submissions, [*rows, _make_row(name, card)])
+    return target
+
+
+def check_new(name: str, submissions: Path) -> Path:
+    """Return the folder that a run is to be kept in.
+
+    Raises:
+        InputError: the name is no plain name, or taken.
+    """
+    check_run_name(name)
+    target = submissions / name
+    if target.exists():
+        raise InputError(f"{target}: there already; give another name, or remove it to keep the run anew")
     return target
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path
-from pipeline.folds.predictions import Predictions
+from pipeline.folds.blend import Members, OutOfFold, read_weights
+from pipeline.folds.predictions import Predictions, Stored
 from pipeline.folds.table import UNSCORED, read_folds
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import BOUNDARY, average_zooms
@@ -33,7 +34,7 @@ def find_inside(probabilities: NDArray[np.uint8]) -> NDArray[np.float32]:
     return 1 - boundary.astype(np.float32) / np.float32(255)
 
 
-def score_membranes(predictions: Predictions, split: PreparedSplit, workers: int) -> dict[str, float]:
+def score_membranes(predictions: Stored, split: PreparedSplit, workers: int) -> dict[str, float]:
     """Return the challenge's scores of a stack; see `score_stack`.
 
     Args:
@@ -57,14 +58,17 @@ def format_membranes(scores: Mapping[str, float]) -> str:
     return "the stack, each score at its best threshold: " + ", ".join(parts)
 
 
-def write_stack(out: Path, targets: TargetsParams, ids: Sequence[int], folds: Path) -> tuple[int, int, int]:
+def write_stack(
+    out: Path, targets: TargetsParams, members: Sequence[str], ids: Sequence[int], folds: Path
+) -> tuple[int, int, int]:
     """Write the out-of-fold probabilities of a stack to the TIFF `out`, and return its pages, height and width.
 
     Args:
         out: multi-page TIFF, float32 in [0, 1]: 1 is the inside of a cell, 0 membrane; pages in the order of the stack.
         targets: what the run's networks were asked for.
-        ids: the run's folds.
-        folds: its `folds` folder, with `folds.csv` and `oof/`.
+        members: the run's members.
+        ids: its folds.
+        folds: its `folds` folder, with `folds.csv`, `decoding.json` and `oof/`.
 
     Raises:
         InputError: the run did not learn membranes, predictions are missing, or slices differ in size.
@@ -75,8 +79,12 @@ def write_stack(out: Path, targets: TargetsParams, ids: Sequence[int], folds: Pa
             "`dvc exp run -S recipe=isbi2012` makes one that does"
         )
     table = read_folds(folds / "folds.csv")
-    image_ids = table.loc[table["stratum"] != UNSCORED, "image_id"].sort_values().tolist()
-    predictions = Predictions(folds / "oof" / f"{fold}.npz" for fold in ids)
+    scored = table[table["stratum"] != UNSCORED]
+    image_ids = scored["image_id"].sort_values().tolist()
+    fold_of = dict(zip(scored["image_id"], scored["fold"], strict=True))
+    stored = {name: Predictions(folds / "oof" / name / f"{fold}.npz" for fold in ids) for name in members}
+    weights = read_weights(folds / "decoding.json", members, ids)
+    predictions = OutOfFold(Members(stored, dict.fromkeys(members, 0.0), 0.0), weights, fold_of)  # zooms are not asked
     height, width = find_inside(predictions[image_ids[0]][0]).shape
 
     def pages() -> Iterator[NDArray[np.float32]]:

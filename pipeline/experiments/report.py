@@ -87,7 +87,7 @@ def write_report(
     cv: Mapping[str, Any],
     card: Mapping[str, Any],
     expected: pd.DataFrame,
-    histories: Mapping[int, pd.DataFrame],
+    histories: Mapping[str, pd.DataFrame],
     pictures: Iterable[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]],
     submission: str,
 ) -> None:
@@ -96,10 +96,11 @@ def write_report(
     Args:
         path: of the HTML file.
         scores: image_id, fold, image_type, ap, ap50 .. ap95; a row per image.
-        cv: as in cv.json; cv_map, cv_std, cv_low, cv_high and pooled_ap are shown, and `unseen` where it is measured.
+        cv: as in cv.json; cv_map, cv_std, cv_low, cv_high and pooled_ap are shown, `unseen` where it is measured, and
+            what it says of members where there are several.
         card: the run card.
         expected: image_id, expected, low and high of the test images; the lowest are shown.
-        histories: of each fold's training: epoch, loss, and val_map where it was looked at.
+        histories: of each training, by fold, or by member and fold: epoch, loss, and val_map where it was looked at.
         pictures: as in `Picture`, of the images that `choose_examples` names, in any order; taken one at a time.
         submission: where the submission is, as the reader shall read it.
 
@@ -123,6 +124,7 @@ def write_report(
         submission=submission,
         lowest=expected.dropna(subset=["expected"]).nsmallest(_LOWEST, "expected").to_dict("records"),
         unseen=unseen,
+        members=cv.get("members"),
         unseen_map=unseen_map(unseen),
         images=len(scores),
         columns=[column for column in _SHOWN if column in list_thresholds(scores)],
@@ -150,6 +152,7 @@ def make_environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "score": format_score,
+        "gain": format_gain,
         "words": lambda name: str(name).replace("_", " "),
         "json": lambda content: json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, default=str),
     }
@@ -159,6 +162,11 @@ def make_environment() -> jinja2.Environment:
 def format_score(value: float | None) -> str:
     """Return the number with three decimals, a dash where there is none."""
     return _NONE if value is None or not np.isfinite(value) else f"{value:.3f}"
+
+
+def format_gain(value: float | None) -> str:
+    """Return the difference with its sign and three decimals, a dash where there is none."""
+    return _NONE if value is None or not np.isfinite(value) else f"{value:+z.3f}"
 
 
 def _read_template() -> str:

@@ -33,7 +33,7 @@ def make_run_card(
     expected: Expectation,
     lb_map: float | None,
     files: Iterable[Path],
-    encoder_weights: Mapping[str, str],
+    encoder_weights: Mapping[str, Mapping[str, str]],
     precision: str | None,
     trained: pd.DataFrame,
 ) -> dict[str, Any]:
@@ -46,11 +46,12 @@ def make_run_card(
         lb_map: the test set's score, or None where the truth is not known.
         files: archives and weights, files or folders; their SHA-256 goes into the card under their names. What is not
             there is passed over.
-        encoder_weights: source and digest of the pretrained encoder.
+        encoder_weights: source and digest of each member's pretrained encoder; of one member they stand by themselves.
         precision: that the networks were trained in, which `auto` leaves to their device; None where their weights do
             not say.
         trained: the table of the training images.
     """
+    encoders = {name: dict(own) for name, own in encoder_weights.items()}
     return {
         "cv_map": cv["cv_map"],
         "cv_std": cv["cv_std"],
@@ -61,12 +62,18 @@ def make_run_card(
         "seed": params.train.seed,
         "threads": params.runtime.threads,
         "precision": precision,
-        "encoder_weights": dict(encoder_weights),
-        "digests": {f"{path.parent.name}/{path.name}": digest_archive(path) for path in files if path.exists()},
+        # Of one member as it was before there were several.
+        "encoder_weights": next(iter(encoders.values())) if len(encoders) == 1 else encoders,
+        "digests": {_shorten(path): digest_archive(path) for path in files if path.exists()},
         "sources": describe_sources(params.data, trained),
         "versions": {package: _find_version(package) for package in _PACKAGES},
         "params": params.model_dump(mode="json", exclude={"housekeeping", "cluster"}),
     }
+
+
+def _shorten(path: Path) -> str:
+    """Return what a file goes by in the card: its folder too, and of a network the member's."""
+    return "/".join(path.parts[-3 if path.suffix == ".safetensors" else -2 :])
 
 
 def describe_sources(data: DataParams, trained: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -96,7 +103,7 @@ def make_local_card(
         run: the run card's file, by whose digest the two are known to belong together.
         device: where the networks were trained; None where their weights do not say.
         wall_s: seconds that the stages before `submit` took when they last ran; None where not recorded.
-        epoch_seconds: by fold, the seconds of its training at each epoch's end.
+        epoch_seconds: by member and fold, the seconds of its training at each epoch's end.
     """
     return {
         "run": sha256_of(run),

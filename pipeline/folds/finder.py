@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.folds.predictions import Predictions
+from pipeline.folds.predictions import Stored
 from pipeline.folds.tree_store import read_trees
 from pipeline.nuclei.candidates import Candidates, find_candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances, decode_strips
@@ -133,7 +133,7 @@ def load_finder(
 
 
 def find_nuclei(
-    predictions: Predictions, image_ids: Sequence[str], finder: NucleusFinder, workers: int
+    predictions: Stored, image_ids: Sequence[str], finder: NucleusFinder, workers: int
 ) -> Iterator[tuple[str, NDArray[np.int32], Signals | None]]:
     """Yield (image_id, label_map (H, W) int32, signals) of stored predictions; see `find_with_signals`."""
     # The array travels, not the pack: opening one again for each image would read its whole directory.

@@ -1,9 +1,8 @@
 """Trained folds at work: images to probabilities.
 
-Held-out folds, the test set and a user's images all pass through `predict_estimated` here: each image is seen at the
-zoom that brings its nuclei, as estimated, to the size that the networks know. Images come as they are stored, (H, W, 3)
-uint8 RGB; what networks see of them is made on the way. A large image of a user is the exception: `predict_large` is
-given what networks see of it, and its zoom, by `pipeline.predict.segment`.
+Held-out folds, the test set and a user's images all pass through `predict_estimated` here, a member of an ensemble at a
+time: each image is seen at the zoom that brings its nuclei, as estimated, to the size that the networks know. Images
+come as they are stored, (H, W, 3) uint8 RGB; what networks see of them is made on the way.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +16,10 @@ from pipeline.folds.zoom import find_zoom
 from pipeline.images.contrast import show_images
 from pipeline.images.splits import NamedImage, PreparedSplit
 from pipeline.params import ContrastParams, PredictParams, SizeParams
-from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import NormalizedUNet
-from pipeline.unet.predict import Advance, FindZoom, predict_images, predict_strips
-from pipeline.unet.prediction import Prediction, Windows
+from pipeline.unet.predict import Advance, FindZoom, predict_images
+from pipeline.unet.prediction import Prediction
 from pipeline.unet.runtime import Runtime
-from pipeline.unet.views import views_of
 
 
 def predict_estimated(
@@ -68,24 +65,3 @@ def predict_true_size(
     """Yield predictions of a labelled split's images, each at the zoom that its nuclei, as labelled, ask for."""
     zooms = dict(zip(split.image_ids, zooms_to_size(split.diameters_px, size).tolist(), strict=True))
     return predict_at(models, split.images(), lambda image_id, _: zooms[image_id], contrast, predict, runtime)
-
-
-def predict_large(
-    models: Sequence[NormalizedUNet], seen: Windows, zoom: float, predict: PredictParams, runtime: Runtime
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the mean over zooms of the prediction that `predict_at` makes of one image, strip by strip.
-
-    Args:
-        models: the networks to average.
-        seen: (H, W, 3) uint8 RGB, as networks see it.
-        zoom: that it is seen at.
-        predict: views, zooms and tiles.
-        runtime: where the networks run.
-
-    Yields:
-        (rows, W, 3) uint8, value / 255, from the top on.
-    """
-    ensemble = Ensemble(models, views_of(predict.views), runtime)
-    # On a CPU tiles of their usual size gain nothing by going together, and take as much more memory.
-    tiles = predict.model_copy(update={"batch": 1}) if runtime.device.type == "cpu" else predict
-    yield from predict_strips(ensemble, seen, tiles, zoom)

@@ -26,8 +26,12 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
             pack.add(f"{image_id}.zoom", np.array(zoom))
 
 
+# By image_id the probabilities (S, H, W, 3) uint8, value / 255, and the image's zoom.
+Stored = Mapping[str, tuple[NDArray[np.uint8], float]]
+
+
 class Predictions(Mapping[str, tuple[NDArray[np.uint8], float]]):
-    """Stored predictions: by image_id the probabilities (S, H, W, 3) uint8, value / 255, and the image's zoom.
+    """Stored predictions, by image_id.
 
     Args:
         paths: of the packs; exactly these are read, whatever lies beside them.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.folds.candidate_store import CandidateStore, Floats
 from pipeline.folds.finder import CandidateFinder, choose_rated
-from pipeline.folds.predictions import Predictions
+from pipeline.folds.predictions import Stored
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.candidates import Candidates
 from pipeline.nuclei.decoding import Decoding, average_zooms, decode_instances
@@ -25,7 +25,7 @@ from pipeline.progress import track
 
 
 def rate_images(
-    predictions: Predictions, split: PreparedSplit, finder: CandidateFinder, workers: int
+    predictions: Stored, split: PreparedSplit, finder: CandidateFinder, workers: int
 ) -> Iterator[tuple[str, Candidates, Floats]]:
     """Yield (image_id, candidates, worth (n,) float32) of a labelled split's images.
 
@@ -49,25 +49,25 @@ def _rate_job(
 
 def find_held_out(
     store: CandidateStore,
-    predictions: Predictions,
+    predictions: Stored,
     folds: Mapping[str, int],
     decodings: Mapping[int, Decoding],
     select: SelectParams,
 ) -> Iterator[tuple[str, NDArray[np.int32], Signals | None]]:
-    """Fit a model for each fold on the others, and find the nuclei of every image in turn.
+    """Fit a model for each of some folds on all others, and find the nuclei of each of its images in turn.
 
     Args:
         store: the candidates of `rate_images`.
         predictions: of the same images.
         folds: the fold of each image; images come out in this order.
-        decodings: for each fold, what was chosen on the others, for images without candidates.
+        decodings: for each fold that is asked for, what was chosen on the others, for images without candidates.
         select: the second level's parameters.
 
     Returns:
         image_id, label map (H, W) int32, and signals: None of an image without candidates.
     """
     rated = [name for name in folds if name in store]
-    ids = sorted(set(folds.values()))
+    ids = sorted(decodings)
     others = [[name for name in rated if folds[name] != k] for k in ids]
     trees_of = dict(zip(ids, fit_second_level(store, others, select), strict=True))
 
@@ -78,7 +78,7 @@ def find_held_out(
         candidates = store.candidates(image_id)
         return choose_rated(candidates, rate_candidates(trees, candidates), select)
 
-    return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items())
+    return ((image_id, *find(image_id, fold)) for image_id, fold in folds.items() if fold in decodings)
 
 
 def fit_second_level(store: CandidateStore, parts: Sequence[Sequence[str]], select: SelectParams) -> list[Trees | None]:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from pipeline.errors import InputError, shorten
 from pipeline.files import sha256_of
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.augment import build_augment
 from pipeline.images.cpu_augment import CpuAugment
 from pipeline.images.dataset import TileDataset, TrainingImages, make_loader
 from pipeline.images.resident import ResidentImages, ResidentTiles, fits_on
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.targets import encode_targets, paper_weight_map, weight_reach
-from pipeline.params import HousekeepingParams, Recipe
+from pipeline.params import Recipe
 from pipeline.provenance import digest_code, fingerprint
 from pipeline.unet.checkpoint import Checkpoint, locked_folder
 from pipeline.unet.model import NormalizedUNet, build_model

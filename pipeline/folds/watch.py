@@ -4,11 +4,12 @@ It selects nothing, so no stage's result depends on this module.
 """
 
 from pipeline.folds.prediction import predict_true_size
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.splits import PreparedSplit
 from pipeline.nuclei.decoding import average_zooms, decode_instances
 from pipeline.nuclei.metric import score
 from pipeline.nuclei.tuning import middle_decoding
-from pipeline.params import DecodeParams, HousekeepingParams, PredictParams, Recipe
+from pipeline.params import DecodeParams, PredictParams, Recipe
 from pipeline.unet.model import NormalizedUNet
 from pipeline.unet.runtime import start_runtime
 

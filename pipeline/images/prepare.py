@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline.errors import InputError
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.archive import index_archive, open_archive, read_entry
 from pipeline.images.layouts import ReadLayout, find_layout
 from pipeline.images.raw import decode_image
 from pipeline.images.source import Source, locate_file
 from pipeline.images.store import PackWriter
 from pipeline.images.table import PROBLEM_COLUMNS, TABLE_COLUMNS
-from pipeline.params import ArchiveParams, DataParams, HousekeepingParams, SourceParams
+from pipeline.params import ArchiveParams, DataParams, SourceParams
 from pipeline.progress import track
 
 

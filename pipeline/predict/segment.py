@@ -12,22 +12,25 @@ and its label map, the memory that it takes grows with its width and not with it
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import sha256_of
+from pipeline.folds.blend import average_zoom, read_weights
 from pipeline.folds.finder import NucleusFinder, is_large, load_finder
-from pipeline.folds.networks import Folds, load_folds
-from pipeline.folds.prediction import predict_at, predict_estimated, predict_large
+from pipeline.folds.members import Member, predict_blend, predict_large
+from pipeline.folds.networks import load_folds
 from pipeline.folds.zoom import find_zoom
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.contrast import Shown, find_contrast
 from pipeline.images.splits import NamedImage
-from pipeline.params import ContrastParams, HousekeepingParams, PredictParams, Recipe, SelectParams, SizeParams
+from pipeline.params import PredictParams, Recipe, SelectParams, SizeParams
 from pipeline.predict.noise import is_noise
 from pipeline.predict.reading import Opened, Outcome, explain_fault, read_all
 from pipeline.predict.results import write_nuclei
@@ -44,46 +47,64 @@ _FURTHER = 0.5**0.5  # the zoom of the next look, relative to the one before, at
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained run at work: networks, what finds nuclei in what they predict, and how images are shown to them."""
+    """A trained run at work: its members, what finds nuclei in what they predict, and how the zoom of these counts."""
 
-    folds: Folds
+    members: tuple[Member, ...]
     finder: NucleusFinder
-    contrast: ContrastParams
     size: SizeParams
     predict: PredictParams
     runtime: Runtime
 
 
-def load_segmenter(
-    folds: Path, ids: Sequence[int], recipe: Recipe, predict: PredictParams, select: SelectParams
-) -> Segmenter:
-    """Load a trained run.
+class TrainedRun(NamedTuple):
+    """A run, and what of its parameters decides what it finds.
 
-    Args:
-        folds: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `trees.npz`.
+    Attributes:
+        folder: its `folds` folder, with `weights/`, `sizes/`, `decoding.json` and `trees.npz`.
         ids: its folds.
-        recipe: what its networks were trained by, where they run, and how the size of nuclei is estimated.
-        predict: views, zooms and tiles.
+        members: what the networks of each were trained by, where they run, how the size of nuclei is estimated, and
+            views, zooms and tiles.
+        size: the size of nuclei that the second level is told of.
+        predict: the zooms.
         select: the second level's parameters.
+    """
+
+    folder: Path
+    ids: Sequence[int]
+    members: Mapping[str, tuple[Recipe, PredictParams]]
+    size: SizeParams
+    predict: PredictParams
+    select: SelectParams
+
+
+def load_segmenter(run: TrainedRun) -> Segmenter:
+    """Load a trained run: the members that count.
 
     Raises:
         InputError: a file of it is missing or damaged, or its networks were trained by another recipe.
     """
-    networks = load_folds(folds / "weights", folds / "sizes", ids, recipe)
-    finder = load_finder(folds / "decoding.json", folds / "trees.npz", predict.scales, recipe.size, select)
-    return Segmenter(networks, finder, recipe.contrast, recipe.size, predict, start_runtime(recipe.runtime))
+    decoding, members = run.folder / "decoding.json", []
+    for name, weight in read_weights(decoding, run.members).on_all.items():
+        recipe, predict = run.members[name]
+        networks = load_folds(run.folder / "weights" / name, run.folder / "sizes" / name, run.ids, recipe)
+        members.append(Member(networks, recipe.contrast, recipe.size, predict, weight))
+    finder = load_finder(decoding, run.folder / "trees.npz", run.predict.scales, run.size, run.select)
+    runtime = start_runtime(next(iter(run.members.values()))[0].runtime)
+    return Segmenter(tuple(members), finder, run.size, run.predict, runtime)
 
 
-def fingerprint_run(
-    folds: Path, ids: Sequence[int], recipe: Recipe, predict: PredictParams, select: SelectParams
-) -> str:
-    """Return a digest of all that decides what `load_segmenter`, called so, finds, but for images and machine."""
-    files = [folds / kind / f"{fold}.safetensors" for kind in ("weights", "sizes") for fold in ids]
-    files += [folds / "decoding.json", folds / "trees.npz"]
+def fingerprint_run(run: TrainedRun) -> str:
+    """Return a digest of all that decides what a run finds, but for images and machine."""
+    kinds = [(kind, name, fold) for kind in ("weights", "sizes") for name in run.members for fold in run.ids]
+    files = [run.folder / kind / name / f"{fold}.safetensors" for kind, name, fold in kinds]
+    files += [run.folder / "decoding.json", run.folder / "trees.npz"]
     parts = {
         "files": [sha256_of(path) for path in files if path.exists()],  # what is missing is refused when it is loaded
-        "recipe": recipe.describe(),
-        "sections": [part.model_dump() for part in (recipe.size, predict, select)],
+        "members": {
+            name: [recipe.describe(), recipe.size.model_dump(), predict.model_dump()]
+            for name, (recipe, predict) in run.members.items()
+        },
+        "sections": [part.model_dump() for part in (run.size, run.predict, run.select)],
         "code": digest_code(__name__),
         "environment": describe_environment(),
     }
@@ -163,10 +184,8 @@ def _predict_shared(group: Sequence[Opened], segmenter: Segmenter) -> dict[str, 
         return {}
 
 
-def _predict(images: Iterable[NamedImage], segmenter: Segmenter) -> Iterator[Prediction]:
-    return predict_estimated(
-        segmenter.folds, images, segmenter.contrast, segmenter.size, segmenter.predict, segmenter.runtime
-    )
+def _predict(images: Sequence[NamedImage], segmenter: Segmenter, zoom: float | None = None) -> Iterator[Prediction]:
+    return predict_blend(segmenter.members, images, segmenter.size.object_diameter_px, segmenter.runtime, zoom)
 
 
 def _segment(
@@ -217,12 +236,14 @@ def _find_nuclei(
         label_map = segmenter.finder.find(prediction.probabilities, prediction.zoom)
         return label_map if label_map.any() else _look_from_afar(opened, prediction.zoom, segmenter)
 
-    seen = Shown(opened.image, find_contrast(opened.image, segmenter.contrast))
-    zoom = find_zoom(segmenter.folds, seen, segmenter.size, segmenter.runtime)
-    _tell_end(opened, zoom, segmenter)
+    members, runtime = segmenter.members, segmenter.runtime
+    seen = [Shown(opened.image, find_contrast(opened.image, member.contrast)) for member in members]
+    zooms = [find_zoom(member.folds, image, member.size, runtime) for member, image in zip(members, seen, strict=True)]
+    known_px, weights = [each.size.object_diameter_px for each in members], [each.weight for each in members]
+    _tell_end(opened, average_zoom(zooms, weights, known_px, segmenter.size.object_diameter_px), segmenter)
 
     def predict() -> Iterator[NDArray[np.uint8]]:
-        for strip in predict_large(segmenter.folds.models, seen, zoom, segmenter.predict, segmenter.runtime):
+        for strip in predict_large(members, seen, zooms, runtime):
             advance(len(strip) / height)  # first: after the last one, nobody asks for more
             yield strip
 
@@ -246,13 +267,6 @@ def _look_from_afar(opened: Opened, zoom: float, segmenter: Segmenter) -> NDArra
     label_map = np.zeros(opened.image.shape[:2], np.int32)
     while zoom > lowest and not label_map.any():
         zoom = max(lowest, zoom * _FURTHER)
-        (prediction,) = predict_at(
-            segmenter.folds.models,
-            [(opened.name, opened.image)],
-            lambda *_, zoom=zoom: zoom,
-            segmenter.contrast,
-            segmenter.predict,
-            segmenter.runtime,
-        )
+        (prediction,) = _predict([(opened.name, opened.image)], segmenter, zoom)
         label_map = segmenter.finder.find(prediction.probabilities, zoom)
     return label_map

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, hold, sha256_of
-from pipeline.params import HousekeepingParams
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.predict.paths import MANIFEST, MARKERS, TABLE, join_faults
 from pipeline.predict.reading import Outcome
 from pipeline.predict.results import WRITERS

@@ -1,4 +1,4 @@
-"""predict_oof@k: the images of a fold, predicted by the network that never saw them."""
+"""predict_oof@m-k: the images of a fold, predicted by the network that never saw them."""
 
 from pathlib import Path
 

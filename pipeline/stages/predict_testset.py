@@ -1,4 +1,4 @@
-"""predict_testset@k: a share of the test set, predicted by all folds' networks together."""
+"""predict_testset@m-k: a share of the test set, predicted by all folds' networks of a member together."""
 
 from pathlib import Path
 

@@ -30,10 +30,14 @@ def main(
     table, split = read_scores(scores), PreparedSplit.open(prepared)
     names = [example.image_id for example in choose_examples(table)]
     found = read_label_maps(nuclei, {name: split.shape_of(name) for name in names})
-    by_fold = {fold: pd.read_csv(histories / f"{fold}.csv") for fold in params.folds.ids}
-    together = pd.concat([history.assign(fold=fold) for fold, history in by_fold.items()])
+    items = [(name, fold) for name in params.member_ids for fold in params.folds.ids]
+    # Of one member its folds go by their numbers.
+    titles = [f"{name}-{fold}" if len(params.member_ids) > 1 else str(fold) for name, fold in items]
+    tables = [pd.read_csv(histories / name / f"{fold}.csv") for name, fold in items]
+    curves_of = dict(zip(titles, tables, strict=True))
+    together = pd.concat([history.assign(fold=title) for title, history in curves_of.items()])
     write_text(curves, together.to_csv(index=False, lineterminator="\n"))
     pictures = ((name, split.image(name), split.label_map(name), label_map) for name, label_map in found)
     foretold = read_expected(expected)
-    write_report(out, table, read_json(summary), read_json(card), foretold, by_fold, pictures, str(submission))
+    write_report(out, table, read_json(summary), read_json(card), foretold, curves_of, pictures, str(submission))
     print(f"report: {out}")

@@ -1,4 +1,4 @@
-"""size@k: what reads the size of nuclei off a fold's network, from the images that it was trained on."""
+"""size@m-k: what reads the size of nuclei off a fold's network, from the images that it was trained on."""
 
 from pathlib import Path
 

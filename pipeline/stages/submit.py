@@ -10,6 +10,7 @@ from pipeline.experiments.expectation import expect_leaderboard, read_known, rea
 from pipeline.experiments.run_card import make_local_card, make_run_card
 from pipeline.experiments.runs import read_scores
 from pipeline.files import read_json, write_json
+from pipeline.folds.blend import Members, read_weights
 from pipeline.folds.finder import find_nuclei, load_finder
 from pipeline.folds.predictions import Predictions
 from pipeline.images.splits import PreparedSplit
@@ -44,11 +45,13 @@ def main(
     params: Params,
 ) -> None:
     """Decode the test predictions, write and check the submission, and describe the run."""
-    split, folds = PreparedSplit.open(prepared), params.folds.ids
+    split, members, folds = PreparedSplit.open(prepared), params.member_ids, params.folds.ids
     path = None if params.data.solution is None else archives / params.data.solution
     solution = read_solution_of(path, split.image_ids) if path else None
     finder = load_finder(decoding, trees, params.predict.scales, params.size, params.select)
-    predictions = Predictions(probabilities / f"{share}.npz" for share in params.data.test_shares)
+    picks, shares = read_weights(decoding, members).on_all, params.data.test_shares
+    stored = {name: Predictions(probabilities / name / f"{share}.npz" for share in shares) for name in picks}
+    predictions = Members(stored, params.known_px, params.size.object_diameter_px).blend(picks)
     found = find_nuclei(predictions, split.image_ids, finder, params.housekeeping.workers)
     signals_of: list[tuple[str, Signals | None]] = []
 
@@ -63,8 +66,9 @@ def main(
     written.check(split.shapes())
     lb_map = score_submission(written, solution).mean if solution else None
 
-    weight_files = [weights / f"{fold}.safetensors" for fold in folds]
-    metadata = read_metadata(weight_files[0])
+    weight_files = [weights / name / f"{fold}.safetensors" for name in members for fold in folds]
+    metadata_of = {name: read_metadata(weights / name / f"{folds[0]}.safetensors") for name in members}
+    metadata = metadata_of[members[0]]
     learnt = read_table(trained)
     held_out = read_scores(scores).merge(learnt[["image_id", "height", "width"]], on="image_id", how="left")
     expectation = expect_leaderboard(
@@ -75,10 +79,12 @@ def main(
     )
     write_csv_table(expected, expectation.images)
     files = [*list_archives(archives, params.data), *weight_files, trees]
-    encoder = {key: metadata[key] for key in sorted(metadata) if key.startswith("encoder_")}
+    encoders = {
+        name: {key: own[key] for key in sorted(own) if key.startswith("encoder_")} for name, own in metadata_of.items()
+    }
     precision = metadata.get("precision")
-    write_json(card, make_run_card(params, read_json(summary), expectation, lb_map, files, encoder, precision, learnt))
-    noted = read_journal(journal, folds, params.data.test_shares)
+    write_json(card, make_run_card(params, read_json(summary), expectation, lb_map, files, encoders, precision, learnt))
+    noted = read_journal(journal, members, folds, shares)
     write_json(local, make_local_card(card, metadata.get("device"), noted.wall_s, noted.epoch_seconds))
     score = "" if lb_map is None else f", scores {lb_map:.4f}"
     print(f"{submission}: {written.count_nuclei()} nuclei in {len(split)} images, valid{score}")

@@ -1,4 +1,4 @@
-"""train@k: one fold's network, from the prepared images of the other folds."""
+"""train@m-k: the network of a member and a fold, from the prepared images of the other folds."""
 
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,8 @@
 `python -m pipeline.studies.ablation [LEVER ...]` compares, lever by lever, two settings on the same images and writes
 results/ablation.csv: the mean difference of the images' AP and its 95 % interval, with groups resampled. It needs the
 run's folder as `dvc repro` leaves it (its params.yaml, folds/ and data/prepared/). The images are those of fold 0.
-Levers of the second level are read from the run's stored out-of-fold predictions; the others predict the images anew
-with the network that never saw them; `trained_at_one_size` trains two short networks.
+Levers of the second level are read from the stored out-of-fold predictions of the run's first member; the others
+predict the images anew with the network that never saw them; `trained_at_one_size` trains two short networks.
 
 Every setting is cross-fitted: what decodes an image is chosen on other images of the fold, whose groups are dealt into
 five parts. So the second-level model learns from a sixth of the images that it has in the run.
@@ -136,7 +136,8 @@ class Study:
     """A finished run's folder, and the settings that were scored on it."""
 
     def __init__(self, root: Path) -> None:
-        self.params, self.folds = load_params(root / "params.yaml"), root / "folds"
+        run, self.folds = load_params(root / "params.yaml"), root / "folds"
+        self.params = run.of_member(run.member_ids[0])
         self.folded = open_folded(root / "data" / "prepared" / "train", self.folds / "folds.csv", self.params.folds.ids)
         self.inside = self.folded.inside(FOLD)
         self.images = self.folded.images
@@ -181,9 +182,9 @@ class Study:
         if setting.zoom == "stored":
             return self._pick_scales(params)
         runtime = start_runtime(params.runtime)
-        weights = self.train(params) if setting.trained else self.folds / "weights"
+        weights = self.train(params) if setting.trained else self.folds / "weights" / params.member_ids[0]
         if setting.zoom == "estimated":
-            folds = load_folds(weights, self.folds / "sizes", [FOLD], params.recipe)
+            folds = load_folds(weights, self.folds / "sizes" / params.member_ids[0], [FOLD], params.recipe)
             return predict_estimated(folds, self.inside.images(), params.contrast, params.size, params.predict, runtime)
         models = load_models(weights, [FOLD], params.recipe)
         if setting.zoom == "true":
@@ -193,7 +194,7 @@ class Study:
     def _pick_scales(self, params: Params) -> Iterator[Prediction]:
         """Yield the run's own predictions at the zooms of `params`."""
         kept = [self.params.predict.scales.index(scale) for scale in params.predict.scales]
-        every = Predictions([self.folds / "oof" / f"{FOLD}.npz"])
+        every = Predictions([self.folds / "oof" / self.params.member_ids[0] / f"{FOLD}.npz"])
         for name in self.inside.image_ids:
             probabilities, zoom = every[name]
             yield Prediction(name, probabilities[kept], zoom)

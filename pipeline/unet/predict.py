@@ -9,6 +9,7 @@ output: it hands an image on from the top, the zooms averaged already.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.params import PredictParams
 from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import OUT_CHANNELS, NormalizedUNet
-from pipeline.unet.prediction import Prediction, Windows
+from pipeline.unet.prediction import Prediction, Windows, average
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.tiling import AxisTiles, Indices, plan_axis
 from pipeline.unet.views import views_of
@@ -113,36 +114,49 @@ def predict_stack(
     return output
 
 
-def predict_strips(ensemble: Ensemble, image: Windows, params: PredictParams, zoom: float = 1.0) -> Iterator[Image]:
-    """Yield the probabilities of an `image` (H, W, 3) uint8 RGB, seen at `zoom`, as strips (rows, W, 3) from the top.
+class Look(NamedTuple):
+    """How some networks see an image.
 
-    They are uint8, already the mean over `params.scales`, and what `average_zooms` makes of `predict_stack`, to the
-    byte. Held are only the rows that some scales have and others have not yet, and one row of tiles of one scale.
+    Attributes:
+        ensemble: the networks.
+        image: (H, W, 3) uint8 RGB, as they are shown it.
+        params: the section `predict`.
+        zoom: at which they see it, before `params.scales`.
+        weight: how often what they say counts, beside other looks, at each of as many scales.
     """
-    sources = [_predict_rows(ensemble, [image], zoom * scale, params) for scale in params.scales]
+
+    ensemble: Ensemble
+    image: Windows
+    params: PredictParams
+    zoom: float = 1.0
+    weight: int = 1
+
+
+def predict_strips(looks: Sequence[Look]) -> Iterator[Image]:
+    """Yield the probabilities of an image, looked at in some ways, as strips (rows, W, 3) from the top.
+
+    They are uint8, already the mean over `params.scales` and looks; of one look they are what `average_zooms` makes of
+    `predict_stack`, to the byte. Held are only the rows that some scales have and others have not yet, and one row of
+    tiles of one scale.
+    """
+    seen = [(look, look.zoom * scale) for look in looks for scale in look.params.scales]
+    sources = [_predict_rows(look.ensemble, [look.image], zoom, look.params) for look, zoom in seen]
+    weights = [look.weight for look, _ in seen]
     waiting: list[list[Image]] = [[] for _ in sources]
     done = 0
-    while done < image.shape[0]:
+    while done < looks[0].image.shape[0]:
         for source, parts in zip(sources, waiting, strict=True):
             if not parts:
                 # The networks run here only: whoever takes the strips does not work in this mode.
                 with torch.inference_mode():
                     parts.append(next(source)[0])
         ready = min(len(parts[0]) for parts in waiting)
-        yield _average([parts[0][:ready] for parts in waiting])
+        yield average([parts[0][:ready] for parts in waiting], weights)
         done += ready
         for parts in waiting:
             rest = parts.pop()[ready:]
             if len(rest):
                 parts.append(rest)
-
-
-def _average(strips: Sequence[Image]) -> Image:
-    """Return the mean of some (rows, W, 3) uint8, rounded. The sum of bytes is exact, so no order of it matters."""
-    if len(strips) == 1:
-        return strips[0]
-    mean: NDArray[np.float32] = np.mean(strips, axis=0, dtype=np.float32)
-    return mean.round().astype(np.uint8)
 
 
 def _predict_rows(ensemble: Ensemble, images: Sequence[Windows], zoom: float, params: PredictParams) -> Iterator[Image]:

@@ -77,10 +77,12 @@ def time_chains(runs: int) -> list[Row]:
                 finish(folder, "folds")
                 begin = time.time()
                 code = start(folder, "run", *arguments, module="pipeline").wait()
-                found = digest_results(folder, [f"folds/weights/{fold}.safetensors" for fold in (0, 1)])
+                found = digest_results(folder, [f"folds/weights/main/{fold}.safetensors" for fold in (0, 1)])
                 wanted = wanted or found
                 assert (code, found) == (0, wanted), (folder / "log.txt").read_text()[-3000:]
-                seconds[case].append(max((folder / f"folds/oof/{fold}.npz").stat().st_mtime for fold in (0, 1)) - begin)
+                seconds[case].append(
+                    max((folder / f"folds/oof/main/{fold}.npz").stat().st_mtime for fold in (0, 1)) - begin
+                )
     theirs = seconds.pop("one after another")
     rows = []
     for suffix, (case, ours) in zip("cd", seconds.items(), strict=True):

@@ -51,7 +51,7 @@ def decode_stars(prob: NDArray[Any], dist: NDArray[Any], shape: tuple[int, ...])
 
 def run(setting: Setting) -> Report:
     params = load_params(ROOT / "params.yaml")
-    models = load_models(ROOT / "folds" / "weights", params.folds.ids[:1], params.recipe)
+    models = load_models(ROOT / "folds" / "weights" / params.member_ids[0], params.folds.ids[:1], params.recipe)
     decoding = read_decodings(ROOT / "folds" / "decoding.json")["all"]
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
     runtime = start_runtime(params.runtime.model_copy(update={"device": "cpu", "threads": 1}))

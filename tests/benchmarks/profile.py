@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from pipeline.commands.prediction import describe_run
 from pipeline.compose import compose_params
 from pipeline.diameter import zooms_to_size
 from pipeline.folds import training as folds_training
@@ -149,7 +150,7 @@ def prediction_table(setting: Setting, params: Params) -> Table:
     megapixels = count_megapixels(images)
     one_view = params.predict.model_copy(update={"views": "identity", "scales": (1.0,)})
     trained = load_params(ROOT / "params.yaml")
-    models = load_models(ROOT / "folds" / "weights", trained.folds.ids[:1], trained.recipe)
+    models = load_models(ROOT / "folds" / "weights" / trained.member_ids[0], trained.folds.ids[:1], trained.recipe)
     decoding, watch = read_decodings(ROOT / "folds" / "decoding.json")["all"], Stopwatch()
 
     def run() -> None:
@@ -173,8 +174,7 @@ def predict_table(setting: Setting) -> Table:
     """The parts of the command `predict` once it has started, by the trained run, on images of real sizes."""
     trained = load_params(ROOT / "params.yaml")
     where = trained.runtime.model_copy(update={"device": "cpu"})
-    recipe = trained.recipe._replace(runtime=where)
-    segmenter = load_segmenter(ROOT / "folds", trained.folds.ids, recipe, trained.predict, trained.select)
+    segmenter = load_segmenter(describe_run(ROOT / "folds", trained.model_copy(update={"runtime": where})))
     images = [image for image in draw_images(setting.split, 40) if image[1].size <= 3 * trained.select.max_pixels]
     megapixels, watch = count_megapixels(images), Stopwatch()
     folder = setting.scratch / "predict"

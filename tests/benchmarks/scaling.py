@@ -114,7 +114,7 @@ def make_predictions(prepared: Path, folds: Path, out: Path) -> None:
         return Prediction(image_id, made[original][None], 1.0)
 
     for fold, image_ids in table.groupby("fold")["image_id"]:
-        write_predictions(out / f"{fold}.npz", map(predict, image_ids))
+        write_predictions(out / "main" / f"{fold}.npz", map(predict, image_ids))
 
 
 def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, dict[str, tuple[float, float]]]:
@@ -145,8 +145,8 @@ def measure_stages(setting: Setting, scratch: Path, count: int) -> tuple[float, 
     inputs = ["--prepared", prepared, "--out", folds]
     found["folds"] = measure("-m", "pipeline.stages", "folds", *inputs, "--params", all_folds, runs=runs)
     if count <= MOST_PREDICTED:
-        inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights"]
-        inputs += ["--sizes", ROOT / "folds" / "sizes", "--share", "0", "--out", files["probabilities.npz"]]
+        inputs = ["--prepared", prepared, "--weights", ROOT / "folds" / "weights" / "main"]
+        inputs += ["--sizes", ROOT / "folds" / "sizes" / "main", "--share", "0", "--out", files["probabilities.npz"]]
         found["predict_testset"] = measure(
             "-m", "pipeline.stages", "predict_testset", *inputs, "--params", two_folds, runs=runs
         )

@@ -15,31 +15,31 @@ from pipeline.engine.chain import (
     read_chain,
     run_chain,
 )
-from pipeline.engine.work import FOLD, SHARE
 from pipeline.errors import InputError
 from pipeline.files import write_json
 from pipeline.provenance import describe_environment
+from tests.engine.items import FOLD, SHARE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_chain_is_what_dvc_yaml_says_of_a_fold():
-    chain = read_chain(ROOT, FOLD, 3)
+    chain = read_chain(ROOT, FOLD, "main-3")
     assert [stage.name for stage in chain] == ["train", "size", "predict_oof"]
     assert chain[0].words[:3] == ["-m", "pipeline.stages", "train"]
-    assert chain[0].words[chain[0].words.index("--fold") + 1] == "3"
-    assert chain[0].outs == [Path("folds/weights/3.safetensors"), Path("folds/history/3.csv")]
-    assert chain[2].outs == [Path("folds/oof/3.npz")]
+    assert [chain[0].words[chain[0].words.index(name) + 1] for name in ("--member", "--fold")] == ["main", "3"]
+    assert chain[0].outs == [Path("folds/weights/main/3.safetensors"), Path("folds/history/main/3.csv")]
+    assert chain[2].outs == [Path("folds/oof/main/3.npz")]
     assert not any("$" in word for stage in chain for word in stage.words)
-    (share,) = read_chain(ROOT, SHARE, 2)
-    assert (share.name, share.outs) == ("predict_testset", [Path("submissions/probabilities/2.npz")])
+    (share,) = read_chain(ROOT, SHARE, "main-2")
+    assert (share.name, share.outs) == ("predict_testset", [Path("submissions/probabilities/main/2.npz")])
 
 
 def test_a_value_of_params_in_a_stage_is_refused(tmp_path):
     text = (ROOT / "dvc.yaml").read_text().replace("--resume .resume", "--resume ${data.dir}")
     (tmp_path / "dvc.yaml").write_text(text)
     with pytest.raises(InputError, match=r"dvc\.yaml: \$\{data\.dir\} in a stage of each fold"):
-        read_chain(tmp_path, FOLD, 0)
+        read_chain(tmp_path, FOLD, "main-0")
 
 
 @pytest.fixture
@@ -60,33 +60,33 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_stages_run_once(folder):
-    assert run_chain(FOLD, 1) == run_chain(FOLD, 1) == 0
+    assert run_chain(FOLD, "main-1") == run_chain(FOLD, "main-1") == 0
     assert (folder / "runs").read_text() == "train size predict_oof "
     assert (folder / "size" / "1").read_text() == "size"
-    assert all(is_done(folder, stage) for stage in read_chain(folder, FOLD, 1))
-    assert not any(is_done(folder, stage) for stage in read_chain(folder, FOLD, 0))
+    assert all(is_done(folder, stage) for stage in read_chain(folder, FOLD, "main-1"))
+    assert not any(is_done(folder, stage) for stage in read_chain(folder, FOLD, "main-0"))
 
 
 def test_after_a_stage_that_fails_the_rest_follows_another_time(folder):
     (folder / "broken").touch()
-    assert run_chain(FOLD, 0) == 1
+    assert run_chain(FOLD, "main-0") == 1
     (folder / "broken").unlink()
-    run_chain(FOLD, 0)
+    run_chain(FOLD, "main-0")
     assert (folder / "runs").read_text() == "train size predict_oof "
 
 
 @pytest.mark.parametrize("harm", ["result changed", "result gone", "marker cut"])
 def test_a_stage_whose_result_is_not_whole_runs_again(folder, harm):
-    run_chain(FOLD, 0)
+    run_chain(FOLD, "main-0")
     if harm == "marker cut":
-        marker = read_chain(folder, FOLD, 0)[1].marker
+        marker = read_chain(folder, FOLD, "main-0")[1].marker
         marker.write_text(marker.read_text()[:9])
     elif harm == "result gone":
         (folder / "size" / "0").unlink()
     else:
         (folder / "size" / "0").write_text("siz")
-    assert [is_done(folder, stage) for stage in read_chain(folder, FOLD, 0)] == [True, False, True]
-    run_chain(FOLD, 0)
+    assert [is_done(folder, stage) for stage in read_chain(folder, FOLD, "main-0")] == [True, False, True]
+    run_chain(FOLD, "main-0")
     assert (folder / "runs").read_text() == "train size predict_oof size "
 
 
@@ -94,7 +94,7 @@ def test_a_machine_that_would_make_other_bytes_is_refused(folder, monkeypatch):
     check_environment(folder)
     write_json(folder / ENVIRONMENT, describe_environment() | {"torch": "1.0", "python": "2.7"})
     with pytest.raises(InputError, match=r"has python 3\.\d+ in place of 2\.7, torch \S+ in place of 1\.0: its"):
-        run_chain(FOLD, 0)
+        run_chain(FOLD, "main-0")
     assert not (folder / "runs").exists()
 
 
@@ -103,22 +103,22 @@ def test_a_stage_that_was_ended_from_outside_tells(folder, code, status):
     text = (folder / "dvc.yaml").read_text().replace("import pathlib, sys;", "import os, pathlib, sys;")
     (folder / "dvc.yaml").write_text(text.replace("sys.exit('odd')", code))
     (folder / "broken").touch()
-    assert run_chain(FOLD, 0) == status
+    assert run_chain(FOLD, "main-0") == status
 
 
 def test_a_checkout_is_no_place_for_a_single_fold(folder):
     ENVIRONMENT.unlink()
     with pytest.raises(InputError, match=r"^environment\.json: not here; --fold is for a folder that `template`"):
-        run_chain(FOLD, 0)
+        run_chain(FOLD, "main-0")
 
 
 def test_a_machine_of_another_kind_is_refused(folder, monkeypatch):
-    run_chain(FOLD, 0)
+    run_chain(FOLD, "main-0")
     monkeypatch.setattr(chain_module, "find_runtime", lambda: {"device": "cuda", "precision": "bf16", "kind": "H200"})
     with pytest.raises(
         InputError, match=r"runs networks on cuda, bf16, H200, and the first machine did on cpu, fp32, AVX2"
     ):
-        run_chain(FOLD, 1)
+        run_chain(FOLD, "main-1")
 
 
 def test_what_networks_run_on_is_found_without_loading_torch_here(tmp_path, monkeypatch):

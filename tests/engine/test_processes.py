@@ -50,7 +50,12 @@ def folder(tmp_path, monkeypatch):
     ):
         key = {"fold": "${folds.ids}", "share": "${data.test_shares}"}[item]
         out = f"{name}/${{item.{item}}}"
-        stages[name] = {"matrix": {item: key}, "cmd": f"python stage.py {name} {out}", "deps": [needs], "outs": [out]}
+        stages[name] = {
+            "matrix": {"member": "${member_ids}", item: key},
+            "cmd": f"python stage.py {name} {out}",
+            "deps": [needs],
+            "outs": [out],
+        }
     stages["submit"] = {
         "cmd": "python stage.py submit end",
         "deps": ["predict_testset", "predict_oof"],
@@ -70,7 +75,7 @@ def folder(tmp_path, monkeypatch):
 
 def run_all(jobs: int) -> None:
     params = load_params(Path("params.yaml"))
-    run_on_processes(list_work(params.folds, params.data), [{}] * jobs)
+    run_on_processes(list_work(params.member_ids, params.folds, params.data), [{}] * jobs)
 
 
 def test_all_is_brought_up_to_date_and_dvc_knows_it(folder):
@@ -78,7 +83,7 @@ def test_all_is_brought_up_to_date_and_dvc_knows_it(folder):
     assert (folder / "end").read_text() == "submit"
     assert [(folder / "predict_testset" / name).read_text() for name in "01"] == ["predict_testset"] * 2
     assert sorted(path.name for path in LOGS.iterdir()) == [
-        "fold0.log", "fold1.log", "fold2.log", "share0.log", "share1.log",
+        "fold-main-0.log", "fold-main-1.log", "fold-main-2.log", "share-main-0.log", "share-main-1.log",
     ]  # fmt: skip
     again = subprocess.run([sys.executable, "-m", "dvc", "repro"], capture_output=True, text=True, check=True)
     assert "Running" not in again.stdout
@@ -106,7 +111,7 @@ def test_a_fold_that_fails_stops_no_other_and_its_error_comes_last_in_full(folde
     with pytest.raises(InputError) as caught:
         run_all(1)
     message = str(caught.value)
-    assert message.startswith("fold 1 failed (the others went on); its log, .resume/logs/fold1.log:\n")
+    assert message.startswith("fold main-1 failed (the others went on); its log, .resume/logs/fold-main-1.log:\n")
     assert "line 1\nline 2\nerror: mend this" in message
     assert not (folder / "train" / "1").exists()
     assert [(folder / "predict_oof" / name).is_file() for name in "012"] == [True, False, True]
@@ -150,9 +155,9 @@ def test_a_folder_of_archives_that_is_not_there_is_named_with_what_fetches_them(
 
 
 def test_a_test_set_is_not_handed_to_a_queue_before_its_folds_are_done(folder, capfd, monkeypatch):
-    monkeypatch.setattr(processes, "take_finished", lambda _storage, _work, numbers: [*numbers])
+    monkeypatch.setattr(processes, "take_finished", lambda _storage, _work, items: [*items])
     with pytest.raises(
-        SystemExit, match=r"error: folds 0, 1, 2 are not finished, and the test set is predicted by all"
+        SystemExit, match=r"error: folds main-0, main-1, main-2 are not finished, and the test set is predicted by all"
     ):
         main(["template", "slurm", "testset"])
     assert capfd.readouterr().out == ""

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.engine.ray_tasks import Task, connected, count_room, run_on_ray
 from pipeline.errors import InputError
-from pipeline.params import ClusterParams
+from pipeline.housekeeping import ClusterParams
 
 ray = pytest.importorskip("ray", reason="`pip install -e '.[ray]'`")
 Cluster = pytest.importorskip("ray.cluster_utils").Cluster

@@ -8,7 +8,7 @@ from pipeline.cli import main
 from pipeline.compose import write_composed
 from pipeline.files import write_json
 
-STAGES = ("prepare", "folds", "evaluate", "submit", "report", "predict_testset.0")
+STAGES = ("prepare", "folds", "evaluate", "submit", "report", "predict_testset.main-0")
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change into a folder with parameters and a run's seconds: 10 for each stage."""
     monkeypatch.chdir(tmp_path)
     write_composed(Path("params.yaml"), ["folds.ids=[0,1]"])
-    for name in (*STAGES, *(f"{stage}.{fold}" for stage in ("train", "size", "predict_oof") for fold in (0, 1))):
+    for name in (*STAGES, *(f"{stage}.main-{fold}" for stage in ("train", "size", "predict_oof") for fold in (0, 1))):
         write_json(tmp_path / ".resume" / "journal" / f"{name}.json", {"seconds": 10})
     return tmp_path
 
@@ -47,6 +47,6 @@ def test_fewer_cores_than_a_fold_has_threads_are_refused(checkout: Path) -> None
 
 
 def test_a_stage_without_seconds_is_named(checkout: Path) -> None:
-    (checkout / ".resume" / "journal" / "size.1.json").unlink()
-    with pytest.raises(SystemExit, match=r"^error: size@1 has noted no seconds here"):
+    (checkout / ".resume" / "journal" / "size.main-1.json").unlink()
+    with pytest.raises(SystemExit, match=r"^error: size@main-1 has noted no seconds here"):
         main(["schedule"])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.engine.templates import Array, write_k8s, write_slurm
-from pipeline.params import ClusterParams
+from pipeline.housekeeping import ClusterParams
 
 ODD = ["python", "-m", "pipeline", "predict", "a b.png", "it's", "$HOME", "--share", "{index}/8"]
 

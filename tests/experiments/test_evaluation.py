@@ -12,7 +12,8 @@ from pipeline.experiments.evaluation import (
     summarize_scores,
     tabulate_scores,
 )
-from pipeline.folds.cross_validation import describe_decoding
+from pipeline.folds.blend import Weights
+from pipeline.folds.cross_validation import describe_choices
 from pipeline.nuclei.decoding import Decoding
 from pipeline.nuclei.metric import Matches
 from pipeline.nuclei.tuning import CrossFit
@@ -70,9 +71,11 @@ def test_the_fold_table_shows_folds_types_mean_and_std(images: pd.DataFrame, cou
     assert "cross-fitted CV over 4 images: 0.583 +- 0.118" in text
 
 
-def test_chosen_decodings_are_named_by_fold() -> None:
+def test_what_was_chosen_is_named_by_fold() -> None:
     choices = [Decoding(0.5, 0.5, 0.5, 10), Decoding(0.6, 0.5, 0.5, 10)]
-    described = describe_decoding(choices, CrossFit(on_all=1, on_others={0: 0, 1: 1}))
+    weights = Weights({"a": 1}, {0: {"a": 2}, 1: {"b": 1}})
+    described = describe_choices(choices, CrossFit(on_all=1, on_others={0: 0, 1: 1}), weights)
+    assert described["members"] == {"all": {"a": 1}, "folds": {"0": {"a": 2}, "1": {"b": 1}}}
     assert described["all"]["seed_threshold"] == 0.6
     assert [described["folds"][fold]["seed_threshold"] for fold in ("0", "1")] == [0.5, 0.6]
 

@@ -55,7 +55,7 @@ def make_history(val_map):
     return pd.DataFrame({"epoch": [1, 2, 3], "step": [5, 10, 15], "lr": 0.1, "loss": [3, 2, 1], "val_map": val_map})
 
 
-HISTORIES = {0: make_history([np.nan, 0.3, 0.4]), 1: make_history([np.nan] * 3)}
+HISTORIES = {"0": make_history([np.nan, 0.3, 0.4]), "1": make_history([np.nan] * 3)}
 
 
 def make_label_map(*centres):
@@ -187,6 +187,19 @@ def test_the_test_images_of_the_lowest_expected_score_come_first(tmp_path):
     assert "lowest expected" not in read_words(write(tmp_path / "r.html", expected=EXPECTED[2:]))
 
 
+def test_members_are_shown_where_there_are_several(tmp_path):
+    """One that does not count adds nothing."""
+    adds = {"adds": 0.012, "adds_low": -0.003, "adds_high": 0.03}
+    members = {"main": {"weight": 2, "cv_map": 0.5, **adds}, "<b>": {"weight": 0, "cv_map": 0.4, **dict.fromkeys(adds)}}
+    gain = {"best_member": "main", "gain": 0.01, "gain_low": 0.0, "gain_high": 0.02, "agreement": {"main, <b>": 0.75}}
+    page = write(tmp_path / "report.html", cv={**CV, "members": members, **gain})
+    text = " ".join(" ".join(Page(page).text).split())
+    assert f"main 2 0.500 +0.012 -0.003 .. +0.030 <b> 0 0.400 {DASH} {DASH} .. {DASH}" in text
+    assert "together, beyond main +0.010 +0.000 .. +0.020" in text
+    assert "main, <b>: the nuclei of one score 0.750 against the other's." in text
+    assert "Members" not in write(tmp_path / "report.html")
+
+
 def test_unseen_acquisitions_are_shown_where_they_were_measured(tmp_path):
     for none in (CV, {**CV, "unseen_map": None, "unseen": {}}):
         assert "Unseen" not in write(tmp_path / "report.html", cv=none)
@@ -264,8 +277,8 @@ def test_charts_take_the_pages_colour_and_name_every_fold():
         assert "fold 0" in svg
         assert "fold 1" in svg
     assert "held-out" in plot_learning_curves(HISTORIES)
-    for table in (HISTORIES[1], HISTORIES[1].drop(columns="val_map"), HISTORIES[1].iloc[:1]):
-        assert "held-out" not in plot_learning_curves({0: table})
+    for table in (HISTORIES["1"], HISTORIES["1"].drop(columns="val_map"), HISTORIES["1"].iloc[:1]):
+        assert "held-out" not in plot_learning_curves({"0": table})
     with pytest.raises(InputError, match="no columns ap50"):
         plot_thresholds(SCORES[["image_id", "fold", "ap"]])
 

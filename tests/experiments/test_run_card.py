@@ -17,11 +17,11 @@ from pipeline.params import Params
 TRAINED = pd.DataFrame({"source": ["dsb2018"] * 3 + ["packed"] * 2})
 EXPECTED = Expectation(0.4, 0.3, 0.5, pd.DataFrame())
 
+ENCODERS = {"main": {"encoder_source": "pypi"}}
+
 
 def make_card(params: Params, files: list[Path]) -> dict[str, object]:
-    return make_run_card(
-        params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, {"encoder_source": "pypi"}, "bf16", TRAINED
-    )
+    return make_run_card(params, {"cv_map": 0.5, "cv_std": 0.1}, EXPECTED, None, files, ENCODERS, "bf16", TRAINED)
 
 
 def test_the_cards_say_what_the_run_was(params: Params, tmp_path: Path) -> None:

@@ -74,8 +74,9 @@ def check_full_disk(folder: Path, stages: tuple[str, ...] = _STAGES) -> int:
 
 def check_read_only(folder: Path) -> int:
     """Run every stage with output folders that take no file."""
-    folders = [folder / name for name in ("data/prepared", "folds", "folds/weights", "folds/sizes", "folds/oof")]
-    folders.append(folder / "submissions")
+    of_members = ("folds/weights", "folds/sizes", "folds/oof", "folds/history", "submissions/probabilities")
+    names = ("data/prepared", "folds", "submissions", *(f"{name}/main" for name in of_members))
+    folders = [folder / name for name in names]
     for each in folders:
         each.chmod(0o555)
     try:
@@ -94,13 +95,13 @@ def check_vanished_files(folder: Path) -> int:
         ("folds", "data/prepared/train/images.npz"),
         ("train", "data/prepared/train/table.csv"),
         ("train", "folds/folds.csv"),
-        ("predict_oof", "folds/weights/0.safetensors"),
-        ("predict_oof", "folds/sizes/0.safetensors"),
-        ("evaluate", "folds/oof/1.npz"),
+        ("predict_oof", "folds/weights/main/0.safetensors"),
+        ("predict_oof", "folds/sizes/main/0.safetensors"),
+        ("evaluate", "folds/oof/main/1.npz"),
         ("evaluate", "folds/unseen.csv"),
         ("submit", "folds/trees.npz"),
         ("submit", "folds/decoding.json"),
-        ("submit", "submissions/probabilities/1.npz"),
+        ("submit", "submissions/probabilities/main/1.npz"),
     )
     for stage, name in cases:
         aside = folder / "aside"
@@ -144,7 +145,7 @@ def check_dying_loader(folder: Path) -> int:
         folder, train={"steps_per_epoch": 100_000}, housekeeping={"loader_workers": 1, "checkpoint_every_s": 0.5}
     )
     run = subprocess.Popen(stage_command(folder, "train"), cwd=folder, stderr=subprocess.PIPE, text=True)
-    resume = folder / ".resume" / "fold0"
+    resume = folder / ".resume" / "members" / "main" / "fold0"
     shutil.rmtree(resume, ignore_errors=True)
     try:
         _await(lambda: len(list(resume.glob("*/newest.pt"))) > 0 and bool(_loader_of(run.pid)))
@@ -164,12 +165,14 @@ def check_requests_to_stop(folder: Path) -> int:
     """Ask a training to stop: it saves, says how to go on, and does not exit as if it were done."""
     for number in (signal.SIGTERM, signal.SIGINT):
         changed_params(folder, train={"steps_per_epoch": 100_000})
-        shutil.rmtree(folder / ".resume" / "fold0", ignore_errors=True)  # so that a checkpoint is one of this training
+        shutil.rmtree(
+            folder / ".resume" / "members" / "main" / "fold0", ignore_errors=True
+        )  # so that a checkpoint is one of this training
         run = subprocess.Popen(
             stage_command(folder, "train"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            _await(lambda: len(list((folder / ".resume" / "fold0").glob("*/newest.pt"))) > 0)
+            _await(lambda: len(list((folder / ".resume" / "members" / "main" / "fold0").glob("*/newest.pt"))) > 0)
             run.send_signal(number)
             output, errors = run.communicate(timeout=60)
         finally:

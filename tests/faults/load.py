@@ -75,7 +75,7 @@ def check_many(count: int, seed: int) -> str:
             run = lay_out_run(home / "run", seed, size__object_diameter_px=0.0, predict__batch=1)
             write_test_split(home / "test", number, seed)
             command = ["-m", "pipeline.stages", "predict_testset", "--prepared", str(home / "test")]
-            command += ["--weights", str(run / "folds" / "weights"), "--sizes", str(run / "folds" / "sizes")]
+            command += ["--weights", str(run / "folds/weights/main"), "--sizes", str(run / "folds/sizes/main")]
             command += ["--share", "0", "--out", str(home / "probabilities.npz"), "--params", str(run / "params.yaml")]
             used[number] = _measure(command)
     few, many = used[count // 5], used[count]
@@ -97,12 +97,14 @@ def lay_out_run(home: Path, seed: int, **changes: object) -> Path:
     folds = home / "folds"
     for fold in params.folds.ids:
         model = make_network(params)
-        save_weights(model, folds / "weights" / f"{fold}.safetensors", record_params(params.recipe))
+        save_weights(model, folds / "weights" / "main" / f"{fold}.safetensors", record_params(params.recipe))
         deepest = [block[0].out_channels for block in model.net.contracting[-2:]]
         reader = SizeReader(np.zeros(2 * sum(deepest)), math.log2(_DIAMETER_PX))
-        save_reader(reader, folds / "sizes" / f"{fold}.safetensors")
+        save_reader(reader, folds / "sizes" / "main" / f"{fold}.safetensors")
     choice = {"seed_threshold": 0.5, "boundary_weight": 1.0, "mask_threshold": 0.5, "min_area_px": 20}
-    (folds / "decoding.json").write_text(json.dumps({"all": choice, "folds": {}}))
+    (folds / "decoding.json").write_text(
+        json.dumps({"all": choice, "folds": {}, "members": {"all": {"main": 1}, "folds": {}}})
+    )
     write_trees(folds / "trees.npz", None)
     (home / "params.yaml").write_text(yaml.safe_dump(json.loads(params.model_dump_json())))
     return home

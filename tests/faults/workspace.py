@@ -24,12 +24,13 @@ COPIED = (
 
 # What must come out the same, bit for bit, whatever happened on the way.
 RESULTS = (
-    "data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv", "folds/weights/0.safetensors",
-    "folds/weights/1.safetensors", "folds/history/0.csv", "folds/history/1.csv", "folds/sizes/0.safetensors",
-    "folds/sizes/1.safetensors", "folds/oof/0.npz", "folds/oof/1.npz", "folds/candidates.npz", "folds/trees.npz",
-    "folds/oof.csv", "folds/signals.csv", "folds/scores.csv", "folds/cv.json", "submissions/probabilities/0.npz",
-    "submissions/probabilities/1.npz", "submissions/submission.csv", "submissions/expected.csv", "submissions/run.json",
-    "submissions/report.html",
+    "data/prepared/train/images.npz", "data/prepared/test/images.npz", "folds/folds.csv",
+    "folds/weights/main/0.safetensors", "folds/weights/main/1.safetensors", "folds/history/main/0.csv",
+    "folds/history/main/1.csv", "folds/sizes/main/0.safetensors", "folds/sizes/main/1.safetensors",
+    "folds/oof/main/0.npz", "folds/oof/main/1.npz", "folds/candidates.npz", "folds/trees.npz", "folds/oof.csv",
+    "folds/signals.csv", "folds/scores.csv", "folds/cv.json", "submissions/probabilities/main/0.npz",
+    "submissions/probabilities/main/1.npz", "submissions/submission.csv", "submissions/expected.csv",
+    "submissions/run.json", "submissions/report.html",
 )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def digest_results(folder: Path, names: Iterable[str] = RESULTS) -> dict[str, st
 def stage_command(folder: Path, stage: str, fold: int = 0) -> list[str]:
     """Return the plain command of a stage, as dvc.yaml has it."""
     words = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"][stage]["cmd"]
-    values = {"${data.dir}": "data/sample", "${item.fold}": str(fold), "${item.share}": "0"}
+    values = {"${data.dir}": "data/sample", "${item.fold}": str(fold), "${item.share}": "0", "${item.member}": "main"}
     for key, value in values.items():
         words = words.replace(key, value)
     return [sys.executable, *shlex.split(words)[1:]]

@@ -5,6 +5,7 @@ What is left in the run's folder is what the stages `train` and `size` write, an
 
 import time
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import yaml
@@ -104,16 +105,20 @@ class _Run:
         ]
         return Table("How many epochs there is time for", ["what", "takes"], rows, data={"epochs": epochs})
 
+    def _own(self, kind: str) -> Path:
+        """Return the folder of what belongs to the one member."""
+        return self._run / kind / "main"
+
     def train(self, fold: int) -> Table:
         """Train a fold, halve its weights, and note its curve."""
         params, setting = self._params, self._setting
         if params is None:
             raise RuntimeError("no schedule was found")
-        weights, history = self._run / "weights" / f"{fold}.safetensors", self._run / "history" / f"{fold}.csv"
+        weights, history = self._own("weights") / f"{fold}.safetensors", self._own("history") / f"{fold}.csv"
         resume = setting.scratch / "resume"
         noted = train_stage.main(setting.prepared, self._folds, fold, weights, history, resume, params)
         halve_weights(weights)
-        write_json(self._run / "journal" / f"train.{fold}.json", noted)
+        write_json(self._run / "journal" / f"train.main-{fold}.json", noted)
         looks = pd.read_csv(history).assign(seconds=noted["epoch_seconds"])[["seconds", "val_map"]].dropna()
         curve = looks.round(4).to_numpy().tolist()
         megabytes = weights.stat().st_size / 1e6
@@ -126,10 +131,10 @@ class _Run:
 
     def fit_sizes(self, fold: int) -> Table:
         """Fit the reader of sizes of a fold, where there is time."""
-        setting, out = self._setting, self._run / "sizes" / f"{fold}.safetensors"
+        setting, out = self._setting, self._own("sizes") / f"{fold}.safetensors"
         if self._params is None or setting.seconds_left < 0:
             note = "No time left: `dvc repro` fits it from the weights."
             return Table(f"Sizes, fold {fold}", [], [], note=note)
-        size_stage.main(setting.prepared, self._folds, self._run / "weights", fold, out, self._params)
+        size_stage.main(setting.prepared, self._folds, self._own("weights"), fold, out, self._params)
         rows = [[out.name, f"{out.stat().st_size / 1e3:.1f} kB"]]
         return Table(f"Sizes, fold {fold}", ["reader", "size"], rows)

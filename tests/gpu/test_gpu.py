@@ -52,11 +52,11 @@ def test_all_parts_run_to_their_end(tmp_path: Path) -> None:
     run = tmp_path / "run"
     ids = yaml.safe_load((run / "params.yaml").read_text())["folds"]["ids"]
     for fold in ids:
-        tensors, metadata = read_weights(run / "weights" / f"{fold}.safetensors")
+        tensors, metadata = read_weights(run / "weights" / "main" / f"{fold}.safetensors")
         assert {tensor.dtype for tensor in tensors.values() if tensor.ndim == 4 and len(tensor) > 1} == {torch.float16}
         assert metadata["fold"] == str(fold)
-        assert (run / "sizes" / f"{fold}.safetensors").is_file()
-        assert (run / "history" / f"{fold}.csv").is_file()
+        assert (run / "sizes" / "main" / f"{fold}.safetensors").is_file()
+        assert (run / "history" / "main" / f"{fold}.csv").is_file()
 
 
 def test_what_fails_is_said_and_the_next_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

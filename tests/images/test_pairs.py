@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import digest_archive, is_litter
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.archive import LITTER
 from pipeline.images.pairs import number_nuclei, read_pairs
 from pipeline.images.prepare import prepare_split
 from pipeline.images.source import PreparedImage, Source
 from pipeline.images.splits import PreparedSplit
-from pipeline.params import DataParams, HousekeepingParams
+from pipeline.params import DataParams
 from tests.tiny import tiny_source
 
 IMAGE = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30).astype(np.uint8)

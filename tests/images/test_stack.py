@@ -9,11 +9,12 @@ import pytest
 import tifffile
 
 from pipeline.errors import InputError
+from pipeline.housekeeping import HousekeepingParams
 from pipeline.images.prepare import prepare_split
 from pipeline.images.source import Source
 from pipeline.images.splits import PreparedSplit
 from pipeline.images.stack import label_insides, read_stack
-from pipeline.params import DataParams, HousekeepingParams, SourceParams
+from pipeline.params import DataParams, SourceParams
 from tests.tiny import tiny_source
 
 

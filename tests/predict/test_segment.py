@@ -17,8 +17,10 @@ import yaml
 from skimage.measure import regionprops_table
 from skimage.segmentation import find_boundaries
 
+from pipeline.commands.prediction import describe_run
 from pipeline.errors import InputError
-from pipeline.folds.prediction import predict_estimated, predict_large
+from pipeline.folds.members import predict_large
+from pipeline.folds.prediction import predict_estimated
 from pipeline.images.contrast import Shown, brighten_image, find_contrast
 from pipeline.images.image_file import read_images
 from pipeline.nuclei import decoding
@@ -121,7 +123,7 @@ def run(tmp_path_factory):
 def load_run(run):
     """Return what finds the nuclei of a run, and its parameters."""
     params = load_params(run / "params.yaml")
-    return load_segmenter(run / "folds", params.folds.ids, params.recipe, params.predict, params.select), params
+    return load_segmenter(describe_run(run / "folds", params)), params
 
 
 def renumber(label_map):
@@ -158,7 +160,7 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, stained, monkeyp
     settings = (params.contrast, params.size, params.predict, segmenter.runtime)
     image = draw_nuclei(430, 150, seed=2) // 2
     image = 255 - image * np.array([1, 1, 0], np.uint8) if stained else image
-    ((_, probabilities, zoom),) = predict_estimated(segmenter.folds, [("a", image)], *settings)
+    ((_, probabilities, zoom),) = predict_estimated(segmenter.members[0].folds, [("a", image)], *settings)
     expected = segmenter.finder.find(probabilities, zoom)
     assert expected.max() > 5
     decoded = []
@@ -173,7 +175,7 @@ def test_a_large_image_in_strips_is_the_whole(tmp_path, scales, stained, monkeyp
     contrast = find_contrast(image, params.contrast)
     assert contrast.as_density == stained
     seen = Shown(image, contrast)
-    strips = predict_large(segmenter.folds.models, seen, zoom, params.predict, segmenter.runtime)
+    strips = predict_large(segmenter.members, [seen], [zoom], segmenter.runtime)
     found = segmenter.finder.find_in_strips(strips, image.shape[:2])
     assert len(decoded) > 3
     assert max(decoded) < len(image)
@@ -445,7 +447,7 @@ def test_a_params_yaml_of_another_training_is_refused(run, tmp_path, name, key, 
     content = yaml.safe_load((run / "params.yaml").read_text())
     content[name][key] = json.loads(values.split()[-1])
     (tmp_path / "run" / "params.yaml").write_text(yaml.safe_dump(content))
-    expected = rf"weights/0\.safetensors: .*{name}\.{key} {values}; restore the params\.yaml"
+    expected = rf"weights/main/0\.safetensors: .*{name}\.{key} {values}; restore the params\.yaml"
     with pytest.raises(InputError, match=expected):
         load_run(tmp_path / "run")
 

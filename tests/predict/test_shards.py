@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.commands.command import read_share
-from pipeline.commands.prediction import split
+from pipeline.commands.prediction import describe_run, split
 from pipeline.errors import InputError
 from pipeline.params import load_params
 from pipeline.predict import shards as shards_module
@@ -61,7 +61,7 @@ class Bar:
 
 def load(run):
     params = load_params(run / "params.yaml")
-    return load_segmenter(run / "folds", params.folds.ids, params.recipe, params.predict, params.select)
+    return load_segmenter(describe_run(run / "folds", params))
 
 
 def find(run, shards):
@@ -232,7 +232,7 @@ def test_other_networks_parameters_or_code_are_another_run(run, tmp_path, monkey
     params = load_params(run / "params.yaml")
 
     def digest(folds=run / "folds", select=params.select, ids=params.folds.ids):
-        return fingerprint_run(folds, ids, params.recipe, params.predict, select)
+        return fingerprint_run(describe_run(folds, params)._replace(select=select, ids=ids))
 
     shutil.copytree(run / "folds", tmp_path / "folds")
     digests = {digest(), digest(tmp_path / "folds")}

@@ -96,7 +96,7 @@ def test_they_are_predicted_and_scored_nowhere(run: Path) -> None:
     scored = set(pd.read_csv(run / "scores.csv")["image_id"])
     assert len(scored) == 8
     assert not scored & {"own0", "own1", "0twin"}
-    assert set(Predictions(run / "oof" / f"{fold}.npz" for fold in (0, 1))) == scored
+    assert set(Predictions(run / "oof" / "main" / f"{fold}.npz" for fold in (0, 1))) == scored
     assert set(pd.read_csv(run / "oof.csv")["ImageId"]) == scored
     assert json.loads((run / "cv.json").read_text())["images"] == 8
 

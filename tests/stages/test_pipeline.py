@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pandas as pd
 import pytest
 import tifffile
 
+from pipeline.commands.prediction import describe_run
 from pipeline.errors import InputError
 from pipeline.experiments.unseen import settings_key, write_unseen
+from pipeline.folds.blend import read_weights
 from pipeline.folds.candidate_store import CandidateStore
 from pipeline.folds.finder import load_finder
 from pipeline.folds.predictions import Predictions
@@ -49,19 +52,20 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
     scores, cv, decoding = out / "scores.csv", out / "cv.json", out / "decoding.json"
     prepare.main(archives, train_split, test_split, params)
     folds.main(train_split, out, params)
-    for fold in params.folds.ids:
-        train.main(
-            train_split, table, fold, weights / f"{fold}.safetensors", history / f"{fold}.csv", out / "resume", params
-        )
-        size.main(train_split, table, weights, fold, sizes / f"{fold}.safetensors", params)
-        predict_oof.main(train_split, table, weights, sizes, fold, oof / f"{fold}.npz", params)
+    for name, fold in product(params.member_ids, params.folds.ids):
+        member, file = params.of_member(name), f"{fold}.safetensors"
+        own, read = weights / name, sizes / name
+        train.main(train_split, table, fold, own / file, history / name / f"{fold}.csv", out / "resume" / name, member)
+        size.main(train_split, table, own, fold, read / file, member)
+        predict_oof.main(train_split, table, own, read, fold, oof / name / f"{fold}.npz", member)
     candidates, trees, nuclei = out / "candidates.npz", out / "trees.npz", out / "oof.csv"
     if not (unseen := out / "unseen.csv").exists():
         unseen.write_text("settings,cluster,images,ap\n")
     signals, expected = out / "signals.csv", out / "expected.csv"
     evaluate.main(train_split, table, oof, unseen, scores, cv, decoding, candidates, trees, nuclei, signals, params)
-    for share in params.data.test_shares:
-        predict_testset.main(test_split, weights, sizes, share, out / "probabilities" / f"{share}.npz", params)
+    for name, share in product(params.member_ids, params.data.test_shares):
+        path, member = out / "probabilities" / name / f"{share}.npz", params.of_member(name)
+        predict_testset.main(test_split, weights / name, sizes / name, share, path, member)
     card, submission = out / "run.json", out / "submission.csv"
     submit.main(
         archives=archives, trained=train_split, prepared=test_split, probabilities=out / "probabilities",
@@ -73,6 +77,12 @@ def run_chain(archives: Path, out: Path, params: Params) -> None:
         prepared=train_split, nuclei=nuclei, scores=scores, summary=cv, histories=history, card=card,
         expected=expected, submission=submission, curves=out / "curves.csv", out=out / "report.html", params=params,
     )  # fmt: skip
+
+
+def with_members(params: Params, **changes: dict[str, Any]) -> Params:
+    """Return the parameters with members beside `main`, by their changes."""
+    members = {"main": {}, **changes}
+    return Params.model_validate(params.model_dump() | {"members": members, "member_ids": [*members]})
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +115,7 @@ def test_every_training_image_is_scored_once_by_its_own_fold(run: Path) -> None:
     assert cv["cv_map"] == pytest.approx(scores["ap"].mean(), abs=1e-6)
     for fold in (0, 1):
         held_out = set(table.loc[table["fold"] == fold, "image_id"])
-        assert set(Predictions([run / "oof" / f"{fold}.npz"])) == held_out
+        assert set(Predictions([run / "oof" / "main" / f"{fold}.npz"])) == held_out
 
 
 def evaluate_again(run: Path, out: Path, params: Params, unseen: Path | None = None) -> dict[str, Any]:
@@ -181,27 +191,29 @@ def test_how_well_sizes_were_estimated_is_reported(run: Path) -> None:
 def test_native_sizes_need_no_estimate(archives: Path, tmp_path: Path) -> None:
     run_chain(archives, tmp_path, tiny_params(size__object_diameter_px=0.0))
     assert "size_error_octaves" not in json.loads((tmp_path / "cv.json").read_text())
-    predictions = Predictions([tmp_path / "probabilities" / "0.npz"])
+    predictions = Predictions([tmp_path / "probabilities" / "main" / "0.npz"])
     assert {zoom for _, zoom in predictions.values()} == {1.0}
 
 
 def test_a_test_set_in_shares_gets_the_same_nuclei(run: Path, tmp_path: Path) -> None:
     params, shared = tiny_params(data__test_shares=[0, 1]), tmp_path / "probabilities"
     for share in (0, 1):
-        predict_testset.main(run / "test", run / "weights", run / "sizes", share, shared / f"{share}.npz", params)
+        predict_testset.main(
+            run / "test", run / "weights/main", run / "sizes/main", share, shared / f"{share}.npz", params
+        )
     packs = [shared / "0.npz", shared / "1.npz"]
     ids = PreparedSplit.open(run / "test").image_ids
     assert [sorted(Predictions([pack])) for pack in packs] == [ids[::2], ids[1::2]]
-    whole, parts = Predictions([run / "probabilities" / "0.npz"]), Predictions(packs)
+    whole, parts = Predictions([run / "probabilities" / "main" / "0.npz"]), Predictions(packs)
     for image_id in ids:
         np.testing.assert_array_equal(parts[image_id][0], whole[image_id][0])
         assert parts[image_id][1] == whole[image_id][1]
     with pytest.raises(InputError, match=r"^share 2 is not one of data\.test_shares, \[0, 1\]"):
-        predict_testset.main(run / "test", run / "weights", run / "sizes", 2, shared / "2.npz", params)
+        predict_testset.main(run / "test", run / "weights/main", run / "sizes/main", 2, shared / "2.npz", params)
 
 
 def test_history_has_a_row_per_epoch_with_a_look_at_the_held_out_fold(run: Path) -> None:
-    history = pd.read_csv(run / "history" / "0.csv")
+    history = pd.read_csv(run / "history" / "main" / "0.csv")
     assert history["step"].tolist() == [3, 6]
     assert history["val_map"].between(0, 1).all()
 
@@ -223,24 +235,66 @@ def test_the_same_seed_gives_the_same_bytes(archives: Path, run: Path, tmp_path:
     # All but what says of itself that it differs from run to run, and the states to resume from.
     names = [path.relative_to(run) for path in run.rglob("*") if path.is_file() and "resume" not in path.parts]
     names.remove(Path("run.local.json"))
-    assert {str(name) for name in names} >= {"submission.csv", "scores.csv", "run.json", "report.html", "oof/1.npz"}
+    assert {str(name) for name in names} >= {
+        "submission.csv",
+        "scores.csv",
+        "run.json",
+        "report.html",
+        "oof/main/1.npz",
+    }
     for name in names:
         # The report says where its submission lies.
         here, there = ((out / name).read_bytes().replace(bytes(out), b"") for out in (again, run))
         assert here == there, name
 
 
+@pytest.mark.parametrize("kind", ["equal", "greedy"])
+def test_several_members_make_one_submission(
+    archives: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = with_members(tiny_params(ensemble__weights=kind), wide={"unet.width": 6, "size.object_diameter_px": 30.0})
+    run_chain(archives, tmp_path, params)
+    validate_submission(tmp_path / "submission.csv", PreparedSplit.open(tmp_path / "test").shapes())
+    cv, weights = (
+        json.loads((tmp_path / "cv.json").read_text()),
+        read_weights(tmp_path / "decoding.json", params.member_ids),
+    )
+    assert {*cv["members"]} == {"main", "wide"}
+    assert weights.on_all == {name: own["weight"] for name, own in cv["members"].items() if own["weight"]}
+    both = {"main": 1, "wide": 1}
+    assert kind == "greedy" or weights == (both, {0: both, 1: both})
+    best = cv["members"][cv["best_member"]]["cv_map"]
+    assert cv["gain"] == pytest.approx(cv["cv_map"] - best, abs=2e-6)
+    assert cv["gain_low"] <= cv["gain"] <= cv["gain_high"]
+    assert 0 <= cv["agreement"]["main, wide"] <= 1
+    assert "beyond the best alone" in capsys.readouterr().out
+    assert "main-0" in (tmp_path / "report.html").read_text()
+    assert not list(tmp_path.glob(".*"))
+    segmenter = load(tmp_path, params)  # a user's image goes through all that count
+    assert [member.weight for member in segmenter.members] == [*weights.on_all.values()]
+
+
+def test_a_member_alone_is_what_it_is_without_others(archives: Path, run: Path, tmp_path: Path) -> None:
+    content = tiny_params().model_dump() | {
+        "members": {"other": {}, "main": {"train.seed": 1}},
+        "member_ids": ["other"],
+    }
+    run_chain(archives, tmp_path, Params.model_validate(content))
+    for name in ("submission.csv", "scores.csv"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
 def test_without_a_test_set_prediction_and_submission_are_valid_and_empty(archives: Path, tmp_path: Path) -> None:
     run_chain(archives, tmp_path, tiny_params(data__test=None))
     assert (tmp_path / "submission.csv").read_text() == "ImageId,EncodedPixels\n"
-    assert len(Predictions([tmp_path / "probabilities" / "0.npz"])) == 0
+    assert len(Predictions([tmp_path / "probabilities" / "main" / "0.npz"])) == 0
     assert json.loads((tmp_path / "run.json").read_text())["lb_map"] is None
 
 
 def test_fewer_folds_ignore_the_files_of_the_dropped_one(archives: Path, tmp_path: Path) -> None:
     run_chain(archives, tmp_path, tiny_params(folds__ids=[0, 1, 2]))
     run_chain(archives, tmp_path, tiny_params())
-    assert (tmp_path / "oof" / "2.npz").exists()
+    assert (tmp_path / "oof" / "main" / "2.npz").exists()
     assert sorted(json.loads((tmp_path / "cv.json").read_text())["folds"]) == ["0", "1"]
     assert not any("2.safetensors" in name for name in json.loads((tmp_path / "run.json").read_text())["digests"])
 
@@ -261,7 +315,7 @@ def test_training_refuses_a_fold_table_that_leaks_or_lacks_an_image(run: Path, t
 
 
 def load(folds: Path, params: Params) -> Segmenter:
-    return load_segmenter(folds, params.folds.ids, params.recipe, params.predict, params.select)
+    return load_segmenter(describe_run(folds, params))
 
 
 def test_predict_writes_label_map_overlay_and_table(run: Path, tmp_path: Path) -> None:

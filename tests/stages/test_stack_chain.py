@@ -70,7 +70,7 @@ def test_folds_are_blocks_of_neighbouring_slices(run: Path) -> None:
 
 def test_the_challenge_s_scores_are_in_the_summary(run: Path) -> None:
     cv = json.loads((run / "cv.json").read_text())
-    predictions = Predictions(run / "oof" / f"{fold}.npz" for fold in (0, 1, 2))
+    predictions = Predictions(run / "oof" / "main" / f"{fold}.npz" for fold in (0, 1, 2))
     counts = []
     for name, label_map in PreparedSplit.open(run / "train").label_maps():
         inside = 1 - predictions[name][0][0, ..., 1] / np.float32(255)
@@ -88,7 +88,8 @@ def workspace_of(run: Path, folder: Path, params: Params) -> Path:
     """Lay a run out as the folders of a checkout."""
     (folder / "folds").mkdir(parents=True)
     (folder / "folds" / "oof").symlink_to(run / "oof")
-    (folder / "folds" / "folds.csv").symlink_to(run / "folds.csv")
+    for name in ("folds.csv", "decoding.json"):
+        (folder / "folds" / name).symlink_to(run / name)
     write_text(folder / "params.yaml", params.model_dump_json())
     return folder
 
@@ -102,7 +103,7 @@ def test_out_of_fold_probabilities_become_a_stack(
     pages = tifffile.imread(tmp_path / "oof.tif")
     assert pages.dtype == np.float32
     assert pages.shape == (SLICES, SIDE, SIDE)
-    boundary = Predictions([run / "oof" / "1.npz"])["stack.2"][0][0, ..., 1]
+    boundary = Predictions([run / "oof" / "main" / "1.npz"])["stack.2"][0][0, ..., 1]
     np.testing.assert_allclose(pages[2], 1 - boundary / 255, atol=1e-6)
 
 
@@ -110,20 +111,22 @@ def test_a_run_without_membranes_has_no_stack(run: Path, tmp_path: Path) -> None
     params = tiny_params()
     checkout = workspace_of(run, tmp_path / "run", params)
     with pytest.raises(InputError, match="learnt no membranes"):
-        write_stack(tmp_path / "oof.tif", params.targets, params.folds.ids, checkout / "folds")
+        write_stack(tmp_path / "oof.tif", params.targets, ("main",), params.folds.ids, checkout / "folds")
     assert not (tmp_path / "oof.tif").exists()
 
 
 def test_slices_of_two_sizes_are_no_stack_and_nothing_is_left(tmp_path: Path) -> None:
     checkout = tmp_path / "run"
-    (checkout / "folds" / "oof").mkdir(parents=True)
+    (checkout / "folds" / "oof" / "main").mkdir(parents=True)
     table = pd.DataFrame({"image_id": ["a", "b", "c"], "group": "g", "stratum": "s", "fold": [0, 1, 2]})
     write_text(checkout / "folds" / "folds.csv", table.to_csv(index=False))
+    picks = {"all": {"main": 1}, "folds": {str(fold): {"main": 1} for fold in range(3)}}
+    write_text(checkout / "folds" / "decoding.json", json.dumps({"members": picks}))
     for fold, (name, side) in enumerate((("a", 8), ("b", 8), ("c", 9))):
         prediction = Prediction(name, np.zeros((1, 8, side, 3), np.uint8), 1.0)
-        write_predictions(checkout / "folds" / "oof" / f"{fold}.npz", [prediction])
+        write_predictions(checkout / "folds" / "oof" / "main" / f"{fold}.npz", [prediction])
     (tmp_path / "oof.tif").write_bytes(b"before")
     with pytest.raises(InputError, match="image c is"):
-        write_stack(tmp_path / "oof.tif", stack_params().targets, (0, 1, 2), checkout / "folds")
+        write_stack(tmp_path / "oof.tif", stack_params().targets, ("main",), (0, 1, 2), checkout / "folds")
     assert (tmp_path / "oof.tif").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 2

@@ -19,7 +19,7 @@ from pipeline.unet.blocks import LengthRule
 from pipeline.unet.ensemble import Ensemble
 from pipeline.unet.model import NormalizedUNet, build_model
 from pipeline.unet.network import Network
-from pipeline.unet.predict import predict_images, predict_probabilities, predict_stack, predict_strips
+from pipeline.unet.predict import Look, predict_images, predict_probabilities, predict_stack, predict_strips
 from pipeline.unet.runtime import Runtime
 from pipeline.unet.views import D4_VIEWS, views_of
 
@@ -175,10 +175,24 @@ def test_strips_are_the_mean_over_zooms_to_the_byte(size, scales, zoom):
     image, params = noise(*size), predict_params(scales=scales, views="flips")
     ensemble = Ensemble([blur_model()], views_of("flips"), CPU)
     expected = average_zooms(predict_stack(ensemble, [image], params, zoom)[0])
-    strips = list(predict_strips(ensemble, image, params, zoom))
+    strips = list(predict_strips([Look(ensemble, image, params, zoom)]))
     assert all(strip.dtype == np.uint8 and strip.shape[1:] == (size[1], 3) for strip in strips)
     np.testing.assert_array_equal(np.concatenate(strips), expected)
     assert not torch.is_inference_mode_enabled()
+
+
+def test_strips_of_several_looks_are_their_weighted_mean():
+    image, models = noise(150, 90), [blur_model(0), blur_model(1)]
+    settings = [predict_params(scales=(1.0, 0.5), views=views) for views in ("identity", "flips")]
+    zooms, weights = (1.0, 0.8), (1, 3)
+    ensembles = [Ensemble([model], views_of("identity"), CPU) for model in models]
+    looks = [Look(*parts) for parts in zip(ensembles, [image] * 2, settings, zooms, weights, strict=True)]
+    parts = [
+        predict_stack(ensemble, [image], params, zoom)[0]
+        for ensemble, params, zoom in zip(ensembles, settings, zooms, strict=True)
+    ]
+    expected = sum(weight * part.mean(axis=0, dtype=float) for weight, part in zip(weights, parts, strict=True)) / 4
+    np.testing.assert_allclose(np.concatenate(list(predict_strips(looks))), expected, atol=0.51)
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5, 0.7)])
@@ -188,7 +202,7 @@ def test_the_memory_of_strips_does_not_grow_with_the_height(scales):
         image, params = noise(height, 400), predict_params(scales=scales)
         ensemble = Ensemble([copier()], views_of("identity"), CPU)
         tracemalloc.start()
-        for _ in predict_strips(ensemble, image, params):
+        for _ in predict_strips([Look(ensemble, image, params)]):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
