@@ -89,6 +89,7 @@ def test_two_kept_runs_make_a_third(checkout: Path) -> None:
     assert {name for name in contents if "weights" in name} == {
         f"folds/weights/{member}/{fold}.safetensors" for member in ("one_main", "two_main") for fold in (0, 1)
     }
+    succeed(checkout, "blend", "both", "two", "--name", "again")  # a blend is blended as others are
     fault = run(checkout, "blend", "one", "two", "--name", "both").stderr.splitlines()[-1]
     assert "submissions/both: there already" in fault
 
@@ -100,22 +101,15 @@ def write_folds(path: Path, **folds: int) -> Path:
     return path
 
 
-class Mixed:
-    """The arguments of a blend that takes all fold tables, or does not."""
-
-    def __init__(self, mixed_folds: bool) -> None:
-        self.mixed_folds = mixed_folds
-
-
 def test_runs_whose_folds_differ_are_refused_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = write_folds(tmp_path / "a.csv", x=0, y=1, z=1), write_folds(tmp_path / "b.csv", x=0, y=0, z=1)
-    assert check_folds_alike({"a": one, "c": one}, Mixed(False)) is False
+    assert check_folds_alike({"a": one, "c": one}, may_mix=False) is False
     with pytest.raises(InputError, match=r"^b and a have 1 of 3 images in other folds: .* --mixed-folds blends them"):
-        check_folds_alike({"a": one, "b": other}, Mixed(False))
-    assert check_folds_alike({"a": one, "b": other}, Mixed(True)) is True
+        check_folds_alike({"a": one, "b": other}, may_mix=False)
+    assert check_folds_alike({"a": one, "b": other}, may_mix=True) is True
     assert "that of a is taken, and the CV may flatter" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"^b and a are of other images, w for one; blend runs on the same data"):
-        check_folds_alike({"a": one, "b": write_folds(tmp_path / "c.csv", x=0, y=1, w=1)}, Mixed(True))
+        check_folds_alike({"a": one, "b": write_folds(tmp_path / "c.csv", x=0, y=1, w=1)}, may_mix=True)
 
 
 def test_members_of_all_runs_are_those_of_the_blend() -> None:
@@ -131,6 +125,6 @@ def test_members_of_all_runs_are_those_of_the_blend() -> None:
 
 def test_runs_at_other_zooms_make_no_mean() -> None:
     with pytest.raises(
-        InputError, match=r"^b: predict\.scales is \(1\.0,\) and not \(.*\), as of a: they make no mean"
+        InputError, match=r"^b: predict\.scales is \(1\.0,\) and not \(.*\), as of a: they make no blend"
     ):
         check_alike({"a": tiny_params(), "b": tiny_params(predict__scales=(1.0,))})

@@ -54,7 +54,8 @@ def _blend(arguments: argparse.Namespace) -> None:
     roots = {name: lay_out(name, for_networks=True) for name in arguments.runs}
     params_of = {name: load_params(root / PARAMS) for name, root in roots.items()}
     check_alike(params_of)
-    is_mixed = check_folds_alike({name: root / FOLDS / "folds.csv" for name, root in roots.items()}, arguments)
+    tables = {name: root / FOLDS / "folds.csv" for name, root in roots.items()}
+    is_mixed = check_folds_alike(tables, arguments.mixed_folds)
     params, parts = join_params(params_of, arguments.weights)
     root = BLENDS / arguments.name
     shutil.rmtree(root, ignore_errors=True)
@@ -63,15 +64,17 @@ def _blend(arguments: argparse.Namespace) -> None:
     contents: dict[str, str] = {}
     for member, (run, own) in parts.items():
         of_run = read_json(SUBMISSIONS / run / CONTENTS)
-        for kind in ("weights", "sizes"):
-            _link(folds / kind / member, roots[run] / FOLDS / kind / own)
-            old, new = f"{FOLDS}/{kind}/{own}/", f"{FOLDS}/{kind}/{member}/"
-            contents |= {new + each.removeprefix(old): md5 for each, md5 in of_run.items() if each.startswith(old)}
-        _link(made / "probabilities" / member, roots[run] / SUBMISSIONS / "probabilities" / own)
+        kinds = [FOLDS / "weights", FOLDS / "sizes", SUBMISSIONS / "probabilities"]
         if is_mixed:
             _deal_out(folds / "oof" / member, roots[run], own, params_of[run].folds.ids, roots[arguments.runs[0]])
+            dealt = {f"{FOLDS}/oof/{member}/{path.name}": path for path in (folds / "oof" / member).glob("*.npz")}
+            contents |= store_contents(dealt)
         else:
-            _link(folds / "oof" / member, roots[run] / FOLDS / "oof" / own)
+            kinds.append(FOLDS / "oof")
+        for kind in kinds:
+            _link(root / kind / member, roots[run] / kind / own)
+            old, new = f"{kind}/{own}/", f"{kind}/{member}/"
+            contents |= {new + each.removeprefix(old): md5 for each, md5 in of_run.items() if each.startswith(old)}
     shutil.copyfile(roots[arguments.runs[0]] / FOLDS / "folds.csv", folds / "folds.csv")
     _run_stages(folds, made, params)
     card = read_json(made / CARD) | {"parts": arguments.runs, "mixed_folds": is_mixed}
@@ -88,20 +91,22 @@ def check_alike(params_of: "Mapping[str, Params]") -> None:
     """Refuse runs whose predictions make no mean.
 
     Raises:
-        InputError: they were asked for something else, or at other zooms.
+        InputError: they were asked for something else or at other zooms, or have other numbers of folds or shares.
     """
     (first, base), *others = params_of.items()
     for name, params in others:
         pairs = {
             "targets": (base.targets, params.targets),
             "predict.scales": (base.predict.scales, params.predict.scales),
+            "folds.ids": (base.folds.ids, params.folds.ids),
+            "data.test_shares": (base.data.test_shares, params.data.test_shares),
         }
         for what, (own, its) in pairs.items():
             if own != its:
-                raise InputError(f"{name}: {what} is {its} and not {own}, as of {first}: they make no mean")
+                raise InputError(f"{name}: {what} is {its} and not {own}, as of {first}: they make no blend")
 
 
-def check_folds_alike(tables: Mapping[str, Path], arguments: argparse.Namespace) -> bool:
+def check_folds_alike(tables: Mapping[str, Path], may_mix: bool) -> bool:
     """Return whether the runs' fold tables differ, and refuse those that do unless that is asked for.
 
     Raises:
@@ -115,7 +120,7 @@ def check_folds_alike(tables: Mapping[str, Path], arguments: argparse.Namespace)
         if odd := sorted({*base.index} ^ {*table.index}):
             raise InputError(f"{name} and {first} are of other images, {odd[0]} for one; blend runs on the same data")
         moved = int((base["fold"] != table.loc[base.index, "fold"]).sum())
-        if moved and not arguments.mixed_folds:
+        if moved and not may_mix:
             raise InputError(
                 f"{name} and {first} have {moved} of {len(base)} images in other folds: what is held out in one was "
                 "learnt from by the other's networks; --mixed-folds blends them all the same, and the CV may flatter"
